@@ -1,4 +1,4 @@
-"""Sends a scenario's events through the HTTP API, some of them twice, and measures how soon a balance shows an event."""
+"""Sends a scenario's events through the HTTP API, some twice, and measures how soon a balance shows an event."""
 
 import asyncio
 import random
