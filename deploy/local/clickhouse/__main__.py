@@ -35,7 +35,7 @@ def main() -> int:
         return 3
     app = ClickHouseApp(connections)
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         host=arguments.host,
         port=arguments.port,
         loop="uvloop",

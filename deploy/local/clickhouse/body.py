@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import zlib
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from deploy.local.clickhouse.failure import QueryFailed
 
@@ -18,8 +18,11 @@ _TOO_LARGE = 1001
 
 
 class _Decompressor(Protocol):
-    eof: bool
-    unused_data: Any
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> Any: ...
 
     def decompress(self, data: bytes, /) -> bytes: ...
 
@@ -82,9 +85,9 @@ def _decompressor(encoding: str) -> _Decompressor:
         case "gzip" | "deflate":
             return zlib.decompressobj(zlib.MAX_WBITS | 32)
         case "lz4":
-            from lz4.frame import LZ4FrameDecompressor  # noqa: PLC0415
+            from lz4.frame import LZ4FrameDecompressor  # type: ignore[import-untyped] # noqa: PLC0415
 
-            return LZ4FrameDecompressor()  # type: ignore[no-any-return]
+            return cast("_Decompressor", LZ4FrameDecompressor())
         case "zstd":
             from backports.zstd import ZstdDecompressor  # noqa: PLC0415
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from deploy.local.clickhouse.failure import failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from deploy.local.clickhouse.request import Request
 
@@ -75,10 +76,9 @@ class Connections:
 
     def __init__(self, data: str) -> None:
         # Imported here: this loads the engine, 600 MB of code.
-        from chdb import _chdb  # noqa: PLC0415
-
+        engine: Any = import_module("chdb._chdb")
         options = "&".join(f"{name}={value}" for name, value in _ENGINE_SETTINGS.items())
-        self._connect = lambda: _chdb.connect(f"{data}?{options}")
+        self._connect: Callable[[], Any] = lambda: engine.connect(f"{data}?{options}")
         self._lock = threading.Lock()
         self._free: list[Connection] = []
         # The engine ends with its last connection, so that one is held for good.

@@ -57,7 +57,7 @@ def _schema_length(piece: bytes) -> int:
 def _varint(value: int) -> bytes:
     """LEB128, as ClickHouse writes lengths."""
     encoded = bytearray()
-    while value > 0x7F:
+    while value >> 7:
         encoded.append(value & 0x7F | 0x80)
         value >>= 7
     encoded.append(value)

@@ -40,7 +40,9 @@ class Engines:
     def __init__(self, home: Path, ports: Ports, report: Callable[[str], None] = _silent) -> None:
         """Describe the engines without starting any; `home` must have been prepared."""
         self.home, self.ports = home, ports
-        kafka, postgres, clickhouse = (each(home, ports, report) for each in (Kafka, Postgres, ClickHouse))
+        kafka = Kafka(home, ports, report)
+        postgres = Postgres(home, ports, report)
+        clickhouse = ClickHouse(home, ports)
         self._specs = (kafka, postgres, clickhouse)
         self.kafka, self.postgres, self.clickhouse = Handle(kafka), Handle(postgres), Handle(clickhouse)
         self.kafka_bootstrap = kafka.bootstrap

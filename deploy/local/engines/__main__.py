@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import signal
 import sys
 import time
@@ -22,6 +23,7 @@ def main() -> int:
     parser.add_argument("--home", type=Path, required=True, help="the folder for data, logs and pids")
     parser.add_argument("--default-ports", action="store_true", help="8890 to 8893 instead of free ones")
     parser.add_argument("--json", type=Path, help="write the URLs to this file when all are ready")
+    parser.add_argument("--temporary", action="store_true", help="remove the home at the end")
     parser.add_argument("--while-pid", type=int, help="end when this process does")
     arguments = parser.parse_args()
     # Both end it the same way: through the `with`.
@@ -33,6 +35,9 @@ def main() -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 0
+    finally:
+        if arguments.temporary:
+            shutil.rmtree(arguments.home, ignore_errors=True)
     return 0
 
 

@@ -13,7 +13,6 @@ from deploy.local.engines.ports import HOST, require_free
 from deploy.local.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from deploy.local.engines.ports import Ports
@@ -26,8 +25,7 @@ class ClickHouse:
 
     name = "clickhouse"
 
-    def __init__(self, home: Path, ports: Ports, report: Callable[[str], None]) -> None:
-        del report  # nothing takes long here
+    def __init__(self, home: Path, ports: Ports) -> None:
         self._home, self._ports = home, ports
         self._data = home / "clickhouse"
         self.log = home / "log" / "clickhouse.log"

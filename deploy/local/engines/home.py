@@ -30,7 +30,10 @@ def one_line_for_disk_errors(home: Path) -> Iterator[None]:
 
 
 def prepare(home: Path) -> Path:
-    """Make the folders of `home` and return its absolute path; raise `HomeUnusable` if it can't be written or is full."""
+    """Make the folders of `home` and return its absolute path.
+
+    Raises `HomeUnusable` if it can't be written or its disk is full.
+    """
     with one_line_for_disk_errors(home):
         home = home.expanduser().absolute()
         for folder in ("run", "log"):
