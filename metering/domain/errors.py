@@ -1,15 +1,15 @@
 """Errors of the domain: facts without HTTP. `api/problems.py` gives each class its status.
 
-    WeighbridgeError
-    ├── InvalidInput            the request can't be understood or breaks a rule; names the field
-    ├── Unauthorized            who asks is not known
-    ├── Forbidden               who asks may not
-    ├── NotFound
-    ├── Conflict                the state of another object forbids it; may name that object
-    ├── PreconditionFailed      the object is in a state that forbids it, such as deleted
-    ├── TooLarge                the body or the batch is beyond the limit
-    ├── Unavailable             an engine is away or too slow; try again after a while
-    └── ProtocolViolation       an invariant of exactly-once does not hold; the process stops and says so
+WeighbridgeError
+├── InvalidInput            the request can't be understood or breaks a rule; names the field
+├── Unauthorized            who asks is not known
+├── Forbidden               who asks may not
+├── NotFound
+├── Conflict                the state of another object forbids it; may name that object
+├── PreconditionFailed      the object is in a state that forbids it, such as deleted
+├── TooLarge                the body or the batch is beyond the limit
+├── Unavailable             an engine is away or too slow; try again after a while
+└── ProtocolViolation       an invariant of exactly-once does not hold; the process stops and says so
 """
 
 from collections.abc import Mapping, Sequence

@@ -30,7 +30,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 def event_key(namespace: str, source: str, event_id: str) -> bytes:
-    """The 16 bytes that stand for (namespace, source, id). The lengths are hashed too, so no two triples collide by joining."""
+    """The 16 bytes that stand for (namespace, source, id). Lengths are hashed too: no two triples meet by joining."""
     n, s = namespace.encode(), source.encode()
     return blake2b(b"%d:%d:" % (len(n), len(s)) + n + s + event_id.encode(), digest_size=KEY_BYTES).digest()
 
