@@ -25,8 +25,13 @@ INSERT_SETTINGS: Final[dict[str, Any]] = {
     "min_insert_block_size_bytes": 4_000_000_000,
 }
 
-# Instants before 1970 and after 2106 stay what they are in toStartOf... functions.
-QUERY_SETTINGS: Final[dict[str, Any]] = {"enable_extended_results_for_datetime_functions": 1}
+QUERY_SETTINGS: Final[dict[str, Any]] = {
+    "async_insert": 0,
+    # Instants before 1970 and after 2106 stay what they are in toStartOf... functions.
+    "enable_extended_results_for_datetime_functions": 1,
+    # Equal keys have equal ingest times, so they never lie in different partitions.
+    "do_not_merge_across_partitions_select_final": 1,
+}
 
 
 def connect(settings: EngineSettings) -> Client:

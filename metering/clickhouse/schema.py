@@ -145,16 +145,8 @@ USAGE_CLOSED: Final = Table(
     replacing=False,
 )
 
-# The same table once more: a day is built here and then swapped into `usage_closed` in one step.
-USAGE_CLOSED_STAGED: Final = Table(
-    "usage_closed_staged",
-    USAGE_CLOSED.columns,
-    order_by=USAGE_CLOSED.order_by,
-    partition_by=USAGE_CLOSED.partition_by,
-    replacing=False,
-)
 
-TABLES: Final = (EVENTS, USAGE, FLUSHES, DEAD_LETTERS, USAGE_CLOSED, USAGE_CLOSED_STAGED)
+TABLES: Final = (EVENTS, USAGE, FLUSHES, DEAD_LETTERS, USAGE_CLOSED)
 
 
 def create_all(settings: EngineSettings) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from deploy.local.clickhouse.body import Body
 from deploy.local.clickhouse.execution import Execution
 from deploy.local.clickhouse.failure import QueryFailed, failure
+from deploy.local.clickhouse.form import is_form, with_form
 from deploy.local.clickhouse.request import Request, parse_request
 
 if TYPE_CHECKING:
@@ -67,13 +68,22 @@ class ClickHouseApp:
         try:
             request = parse_request(scope["query_string"], headers)
             query_id = request.query_id or query_id
-            await self._bounded(request, query_id, body, receive, send)
+            await self._bounded(request, query_id, body, receive, send, form=headers if is_form(headers) else None)
         except QueryFailed as error:
             await _answer_failure(send, error, query_id)
         finally:
             body.close()
 
-    async def _bounded(self, request: Request, query_id: str, body: Body, receive: Receive, send: Send) -> None:
+    async def _bounded(
+        self,
+        request: Request,
+        query_id: str,
+        body: Body,
+        receive: Receive,
+        send: Send,
+        *,
+        form: dict[bytes, bytes] | None,
+    ) -> None:
         if self._waiting >= _WAITING_MAX:
             raise QueryFailed(
                 _TOO_MANY_QUERIES,
@@ -84,6 +94,9 @@ class ClickHouseApp:
             # The whole body before the statement: a client that dies on the way has written nothing.
             if not await _read_body(receive, body):
                 return
+            if form is not None:
+                request = with_form(request, form, b"".join(body.read()))
+                body.clear()
             await self._running.acquire()
         finally:
             self._waiting -= 1

@@ -53,6 +53,12 @@ class Body:
         pieces = iter(lambda: self._file.read(_PIECE_BYTES), b"")
         return pieces if self._encoding in {"", "identity"} else _decompress(self._encoding, pieces)
 
+    def clear(self) -> None:
+        """Forget what was written."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._size = 0
+
     def close(self) -> None:
         self._file.close()
 
