@@ -97,6 +97,7 @@ backfills = Table(
     Column("progress", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     _now("created_at"),
     Column("done_at", _Instant),
+    Column("closed_at", _Instant, comment="when closed hours were folded anew with it"),
 )
 
 # Up to which ingest time `usage_closed` may be read. Set back before a swap, forward after it.

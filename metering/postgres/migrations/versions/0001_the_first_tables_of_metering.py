@@ -23,6 +23,9 @@ def upgrade() -> None:
         ),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("done_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column(
+            "closed_at", sa.DateTime(timezone=True), nullable=True, comment="when closed hours were folded anew with it"
+        ),
         sa.PrimaryKeyConstraint("meter_key", name=op.f("backfills_pk")),
     )
     op.create_table(
