@@ -1,14 +1,14 @@
 """Measuring many events at once: columns of events in, rows of usage out.
 
 The sink calls this for each range, and so do the backfill and whatever answers from raw events, so that all of them
-count alike. What comes out of an event for a meter depends on that event and that meter only, never on which other events
-or meters were measured with it.
+count alike. What comes out of an event for a meter depends on that event and that meter only, never on which other
+events or meters were measured with it.
 
 Sums are exact: Decimal(38, 12) where the values cannot overflow it, else Python's decimals (polars' group sums wrap).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
@@ -47,6 +47,11 @@ class EventColumns:
 
     def __len__(self) -> int:
         return len(self.namespace)
+
+    def take(self, indices: Sequence[int]) -> "EventColumns":
+        """The events at these indices."""
+        columns = (getattr(self, column.name) for column in fields(self))
+        return EventColumns(*[[column[i] for i in indices] for column in columns])
 
 
 @dataclass(frozen=True, slots=True)

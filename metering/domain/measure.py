@@ -1,9 +1,9 @@
 """What a meter reads out of one value: exact numbers, texts of unique counts, texts of dimensions.
 
 Values are JSON decoded by msgspec with `float_hook=decimal_of`, so that no digit passes through a float: int, Decimal,
-str, bool, None, list, dict, MISSING, or an Unusable where the data itself can't be read. Numbers have at most 12 decimals
-and 24 digits in all, written without an exponent and without trailing zeros of the fraction; others are refused, with a
-finding.
+str, bool, None, list, dict, MISSING, or an Unusable where the data itself can't be read. Numbers have at most 12
+decimals and 24 digits in all, written without an exponent and without trailing zeros of the fraction; others are
+refused, with a finding.
 """
 
 import re

@@ -28,7 +28,7 @@ USAGE_SCHEMA: Final[Mapping[str, pl.DataType]] = {
     "latest_offset": pl.UInt64(),
     "uniques": pl.List(pl.String()),
 }
-"""Minutes are minutes since the epoch, `latest_time` microseconds. `sum` is a String of plain digits instead of a decimal
+"""Minutes are minutes since the epoch, `latest_time` microseconds. `sum` is a String of plain digits, not a decimal,
 where sums may need more than 38 digits. Of sum, min, max, latest and uniques a row has what its meter's aggregation
 takes, and 0, null or [] for the rest."""
 
