@@ -5,6 +5,7 @@ LocalStackError
  +- PortInUse       somebody else listens where we should
  +- HomeUnusable    the state folder can't be written, or its disk is full
  +- AlreadyRunning  another supervisor owns this home
+ +- SettingsInvalid a setting can't be read
 """
 
 from __future__ import annotations
@@ -38,3 +39,9 @@ class AlreadyRunning(LocalStackError):
     """Another supervisor runs with this home."""
 
     exit_code = 6
+
+
+class SettingsInvalid(LocalStackError):
+    """A setting in the environment can't be read."""
+
+    exit_code = 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 import psutil
@@ -47,6 +48,10 @@ class Handle:
         return self._engine.name
 
     @property
+    def log(self) -> Path:
+        return self._engine.log
+
+    @property
     def pid(self) -> int:
         """Of the running process; raises `EngineError` when it was never started."""
         return self._running().pid
@@ -69,15 +74,16 @@ class Handle:
     def kill(self) -> None:
         """SIGKILL, as a crash would: nothing is flushed, nobody is told. It can be started again at once."""
         child = self._running()
-        # Postgres's backends see that their parent died, but only after a moment in which a new server won't start.
+        # With its children: Postgres's would see that their parent died only after a moment in which no new one starts.
         try:
             orphans = psutil.Process(child.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             orphans = []
         child.kill()
-        _, alive = psutil.wait_procs(orphans, timeout=_ORPHANS_TIMEOUT_SECONDS)
-        for orphan in alive:
-            orphan.kill()
+        for orphan in orphans:
+            with suppress(psutil.NoSuchProcess):
+                orphan.kill()
+        psutil.wait_procs(orphans, timeout=_ORPHANS_TIMEOUT_SECONDS)
 
     def stop(self, *, timeout_seconds: float = 20) -> None:
         """Ask it to end and wait; kill it when it doesn't. Nothing if it doesn't run."""

@@ -141,6 +141,9 @@ def properties(data: Path, ports: Ports) -> str:
         # Indexes are allocated at this size for each open segment.
         "log.index.size.max.bytes": 1024 * 1024,
         "log.segment.delete.delay.ms": 10000,
-        "controlled.shutdown.enable": "false",
+        # A broker that was killed may not register again before its session has passed.
+        "broker.session.timeout.ms": 1500,
+        "broker.heartbeat.interval.ms": 300,
+        "initial.broker.registration.timeout.ms": 60000,
     }
     return "".join(f"{key}={value}\n" for key, value in settings.items())

@@ -1,0 +1,19 @@
+"""The `weighbridge` command."""
+
+from __future__ import annotations
+
+import typer
+
+from cli import stack
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(stack.app)
+
+
+@app.callback()
+def weighbridge() -> None:
+    """Meter usage, enforce entitlements, bill for them: every event counted once, every invoice line proven."""
+
+
+if __name__ == "__main__":
+    app()
