@@ -29,7 +29,7 @@ def counted_below(known: Known | None, start: int) -> Sighting | None:
         return None
     if known.last.offset < start:
         return known.last
-    return known.before
+    return known.before if known.before is not None and known.before.offset < start else None
 
 
 def duplicates(

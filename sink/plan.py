@@ -1,8 +1,8 @@
 """The protocol "plan, insert, advance", free of I/O and of the clock.
 
 `PartitionProtocol.run` is a generator: it yields commands and is sent their answers. The real sink (`sink.partition`)
-and the simulator (`tests.simulation`) run this very code. A step whose answer is `UNCLEAR` may have happened, may happen
-later, or never: the protocol then reads the fence row again before anything else.
+and the simulator (`tests.simulation`) run this very code. A step whose answer is `UNCLEAR` may have happened, may
+happen later, or never: the protocol then reads the fence row again before anything else.
 
 The fence is a row for each (topic, partition), changed only by compare-and-set on (epoch, a, end). Whoever takes the
 partition raises the epoch. A row with a < end is a promise: [a, end) is counted as one range, at that revision, from
