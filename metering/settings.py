@@ -21,6 +21,7 @@ class EngineSettings(BaseSettings):
     clickhouse_url: SecretStr = Field(default=SecretStr("http://127.0.0.1:8891"))
     clickhouse_database: str = Field(default="weighbridge", pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")
     default_namespace: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9-_]*$")
+    meters_file: Path | None = Field(default=None, description="YAML list of meters to create when they are missing")
     log_level: str = Field(default="info", pattern=r"^(debug|info|warning|error)$")
 
     @property
