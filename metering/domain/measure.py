@@ -135,8 +135,7 @@ def _within_limits(number: Decimal) -> Decimal | Unusable:
     if not number:
         return Decimal(0)
     sign, digits, exponent = number.as_tuple()
-    if not isinstance(exponent, int):
-        return _out_of_range(str(number))
+    assert isinstance(exponent, int)  # JSON has no NaN
     zeros = 0
     while digits[-1 - zeros] == 0:
         zeros += 1
@@ -144,7 +143,7 @@ def _within_limits(number: Decimal) -> Decimal | Unusable:
     integer_digits = max(0, len(digits) + exponent)
     if decimals <= DECIMALS_MAX and integer_digits + decimals <= DIGITS_MAX:
         return Decimal((sign, digits[:-zeros], exponent + zeros)) if zeros else number
-    return _out_of_range(str(number))
+    return _out_of_range(number_text(number))
 
 
 def _out_of_range(text: str) -> Unusable:
