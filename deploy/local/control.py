@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from deploy.local import pidfile
-from deploy.local.engines.child import log_tail
+from deploy.local.engines.child import log_tail, wait_ended
 from deploy.local.engines.home import one_line_for_disk_errors, prepare
 from deploy.local.errors import AlreadyRunning, EngineError, HomeUnusable, LocalStackError, PortInUse
 from deploy.local.logs import rotate
@@ -91,7 +91,7 @@ def stop(home: Path, *, timeout_seconds: float = _STOP_SECONDS) -> bool:
     if process is not None:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-        if not pidfile.wait_gone(process, timeout_seconds=timeout_seconds):
+        if not wait_ended([process], timeout_seconds=timeout_seconds):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
     # What is left of it, or of one that was killed, where the system doesn't end children with their parent.

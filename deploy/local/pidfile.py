@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import psutil
+
+from deploy.local.engines.child import wait_ended
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,16 +43,6 @@ def end_left_over(path: Path, *, timeout_seconds: float = 10) -> bool:
                 each.kill()
             except psutil.NoSuchProcess:
                 continue
-        psutil.wait_procs(family, timeout=timeout_seconds)
+        wait_ended(family, timeout_seconds=timeout_seconds)
     path.unlink(missing_ok=True)
     return process is not None
-
-
-def wait_gone(process: psutil.Process, *, timeout_seconds: float) -> bool:
-    """Whether it ended in time."""
-    deadline = time.monotonic() + timeout_seconds
-    while time.monotonic() < deadline:
-        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-            return True
-        time.sleep(0.05)
-    return False

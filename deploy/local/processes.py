@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from deploy.local.engines import Engines
     from deploy.local.settings import StackSettings
 
-SCRIPTS = Path(__file__).parents[2] / "cmd"
+# Others for tests of the supervisor itself.
+SCRIPTS = Path(os.environ.get("WEIGHBRIDGE_SCRIPTS") or Path(__file__).parents[2] / "cmd")
 _PROBE_TIMEOUT_SECONDS = 1
 _MIGRATE_TIMEOUT_SECONDS = 180
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
+import psutil
+
 from deploy.local.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -127,6 +129,24 @@ def _spawn(command: Command) -> subprocess.Popen[bytes]:
             )
         except OSError as error:
             raise EngineError(f"can't start {command.name}: {error.strerror}: {command.argv[0]}") from error
+
+
+def wait_ended(processes: Iterable[psutil.Process], *, timeout_seconds: float) -> bool:
+    """Whether all ended in time. One that nobody has waited for yet (a zombie) has ended."""
+    deadline = time.monotonic() + timeout_seconds
+    alive = list(processes)
+    while alive := [each for each in alive if _alive(each)]:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def log_tail(log: Path, *, bytes_max: int = 4096) -> str:

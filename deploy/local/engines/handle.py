@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import psutil
 
-from deploy.local.engines.child import Child, Command
+from deploy.local.engines.child import Child, Command, wait_ended
 from deploy.local.errors import EngineError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Handle:
         for orphan in orphans:
             with suppress(psutil.NoSuchProcess):
                 orphan.kill()
-        psutil.wait_procs(orphans, timeout=_ORPHANS_TIMEOUT_SECONDS)
+        wait_ended(orphans, timeout_seconds=_ORPHANS_TIMEOUT_SECONDS)
 
     def stop(self, *, timeout_seconds: float = 20) -> None:
         """Ask it to end and wait; kill it when it doesn't. Nothing if it doesn't run."""
