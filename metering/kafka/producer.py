@@ -237,7 +237,8 @@ class AckedProducer:
             NOT_ACKNOWLEDGED.labels("full").inc()
             raise Unavailable("too many events wait for Kafka")
         send = self._usable().hand_over(topic, records, future, self._loop.time())
-        self._account(records.count, records.bytes)
+        self._records += records.count
+        self._bytes += records.bytes
         self._waiting.append(send)
         if not self._sweeping:
             self._sweeping = True
@@ -258,12 +259,6 @@ class AckedProducer:
             generation = self._generation = self._open()
         return generation
 
-    def _account(self, count: int, size: int) -> None:
-        self._records += count
-        self._bytes += size
-        IN_FLIGHT_RECORDS.set(self._records)
-        IN_FLIGHT_BYTES.set(self._bytes)
-
     def _finish(self, sends: list[_Send]) -> None:
         """All records of these sends are reported on: only now do they no longer take memory."""
         now = self._loop.time()
@@ -271,13 +266,15 @@ class AckedProducer:
             if send.finished:
                 continue
             send.finished = True
-            self._account(-send.count, -send.bytes)
+            self._records -= send.count
+            self._bytes -= send.bytes
             if send.error is None and not send.refused:
                 ACK_SECONDS.observe(now - send.began)
                 if not send.future.done():
                     send.future.set_result(None)
             else:
                 self._give_up(send, "refused" if send.error is None else send.error.name())
+        self._show()
 
     def _sweep(self) -> None:
         """Give up what waits too long. One timer for all sends instead of one each."""
@@ -286,8 +283,13 @@ class AckedProducer:
         while waiting and (waiting[0].future.done() or waiting[0].began <= overdue):
             self._give_up(waiting.popleft(), "timeout")
         self._sweeping = bool(waiting)
+        self._show()
         if waiting:
             self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+    def _show(self) -> None:
+        IN_FLIGHT_RECORDS.set(self._records)
+        IN_FLIGHT_BYTES.set(self._bytes)
 
     def _give_up(self, send: _Send, cause: str) -> None:
         if not send.future.done():
