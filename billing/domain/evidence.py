@@ -8,19 +8,18 @@ twice would vanish from it; a sum notices.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import ROUND_HALF_EVEN, Context, Decimal
+from decimal import Decimal
 from hashlib import blake2b
-from typing import Final, assert_never
+from typing import Final
 
 from billing.domain.money import EXACT
 from billing.domain.proration import Period
-from metering.domain.entitlement import DimensionFilter
+from metering.domain.filters import StringFilter
 from metering.domain.measure import number_text
 from metering.domain.meter import Aggregation, Meter
+from metering.domain.usage import PartialState, UsageQuery
 
 _MODULUS: Final = 1 << 128
-_AVERAGE: Final = Context(prec=200, rounding=ROUND_HALF_EVEN)
-_TWELFTH: Final = Decimal("1e-12")
 
 Value = Decimal | str
 
@@ -33,10 +32,22 @@ class Scope:
     """
 
     meter: Meter
-    filters: tuple[DimensionFilter, ...]
+    filters: tuple[tuple[str, StringFilter], ...]
     subjects: tuple[str, ...]
     period: Period
     cut: datetime
+
+    @property
+    def query(self) -> UsageQuery:
+        """The same as a question about usage."""
+        return UsageQuery(
+            self.meter,
+            start=self.period[0],
+            end=self.period[1],
+            subjects=frozenset(self.subjects),
+            filters=dict(self.filters),
+            as_of=self.cut,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,56 +96,21 @@ class Tally:
 
     def reading(self, aggregation: Aggregation) -> Reading:
         """What it comes to. Nothing used is a quantity of 0."""
-        return Reading(self._quantity(aggregation), self.count, f"{self.digest:032x}")
-
-    def _quantity(self, aggregation: Aggregation) -> Decimal:
-        return quantity(
-            aggregation,
+        state = PartialState(
+            events=self.count,
             count=self.count,
-            total=self.total,
-            least=self.least,
-            most=self.most,
+            sum=self.total,
+            min=self.least,
+            max=self.most,
             latest=None if self.latest is None else self.latest[1],
-            uniques=len(self.uniques),
+            uniques=frozenset(self.uniques),
         )
+        return Reading(quantity(state, aggregation), self.count, f"{self.digest:032x}")
 
 
-def quantity(
-    aggregation: Aggregation,
-    *,
-    count: int,
-    total: Decimal,
-    least: Decimal | None,
-    most: Decimal | None,
-    latest: Decimal | None,
-    uniques: int,
-) -> Decimal:
-    """What exact aggregates of usable events come to. Nothing used is 0."""
-    if not count:
-        return Decimal(0)
-    match aggregation:
-        case Aggregation.COUNT:
-            value: Decimal | None = Decimal(count)
-        case Aggregation.SUM:
-            value = total
-        case Aggregation.AVG:
-            value = average(total, count)
-        case Aggregation.MIN:
-            value = least
-        case Aggregation.MAX:
-            value = most
-        case Aggregation.LATEST:
-            value = latest
-        case Aggregation.UNIQUE_COUNT:
-            value = Decimal(uniques)
-        case _:
-            assert_never(aggregation)
-    return value if value is not None else Decimal(0)
-
-
-def average(total: Decimal, count: int) -> Decimal:
-    """To 12 decimals, half-even: the one quantity that is not exact."""
-    return _AVERAGE.quantize(_AVERAGE.divide(total, Decimal(count)), _TWELFTH)
+def quantity(state: PartialState, aggregation: Aggregation) -> Decimal:
+    """What is billed of usage: the meter's value, 0 where it has none."""
+    return state.value(aggregation) or Decimal(0)
 
 
 def leaf(key: bytes, value: str) -> int:

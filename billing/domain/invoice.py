@@ -19,7 +19,7 @@ from billing.domain.price import FlatPrice, Price
 from billing.domain.proration import Period, prorated
 from billing.domain.rating import Detail, difference, rate
 from billing.domain.timeline import Charge, Timeline
-from metering.domain.entitlement import DimensionFilter
+from metering.domain.filters import StringFilter, parse_filter
 from metering.domain.meter import Meter
 
 RULES: Final = 1
@@ -28,11 +28,17 @@ RULES: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """How a feature's usage is measured."""
+    """How a feature's usage is measured. `filters` map dimensions to string filters as on the wire."""
 
     feature_id: str
     meter: Meter
-    filters: tuple[DimensionFilter, ...]
+    filters: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def conditions(self) -> tuple[tuple[str, StringFilter], ...]:
+        """The filters, parsed. Raises InvalidInput on what can't be understood."""
+        parsed = [(name, parse_filter(self.filters[name], name)) for name in sorted(self.filters)]
+        return tuple((name, condition) for name, condition in parsed if condition is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ class Basis:
     def scope(self, charge: Charge, cut: datetime) -> Scope:
         """The usage that a metered charge asks for."""
         measure = self.measures[charge.card.feature_key or ""]
-        return Scope(measure.meter, measure.filters, self.subjects, charge.served, cut)
+        return Scope(measure.meter, measure.conditions, self.subjects, charge.served, cut)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,7 @@ def late_question(basis: Basis, charge: Charge) -> Scope | None:
         return None
     measure = basis.measures[charge.card.feature_key or ""]
     period = (basis.timeline.start, basis.since)
-    return Scope(measure.meter, measure.filters, basis.subjects, period, basis.cut)
+    return Scope(measure.meter, measure.conditions, basis.subjects, period, basis.cut)
 
 
 def late(basis: Basis, earliest: Mapping[str, datetime]) -> tuple[Late, ...]:
@@ -201,7 +207,7 @@ def _measured(basis: Basis, charge: Charge) -> dict[str, Any]:
             "groupBy": [list(pair) for pair in meter.group_by],
             "eventFrom": meter.event_from,
         },
-        "filters": [[part.dimension, part.operator, list(part.values)] for part in measure.filters],
+        "filters": dict(measure.filters),
     }
 
 
