@@ -45,7 +45,9 @@ TEXTS = [
 VALUES = st.sampled_from(
     [*NUMBERS, *map(json.dumps, TEXTS), "true", "false", "null", "[]", "[1]", "{}", '{"a":1}', '{"x":[7]}', None]
 )
+FEW = st.sampled_from(['"k"', '"k"', "1", "1.0", "null", None])
 MINUTE_US = 60_000_000
+SINCE_US = 2 * MINUTE_US + 30_000_000
 
 
 class Missing:
@@ -54,14 +56,15 @@ class Missing:
 
 @st.composite
 def events(draw: st.DrawFn) -> dict[str, Any]:
-    members = [f'"{name}": {value}' for name in ("v", "d", "w") if (value := draw(VALUES)) is not None]
+    drawn = {"v": draw(VALUES), "d": draw(FEW), "w": draw(FEW | VALUES)}
+    members = [f'"{name}": {value}' for name, value in drawn.items() if value is not None]
     if draw(st.booleans()):
         members.append('"v": ' + draw(st.sampled_from(NUMBERS)))  # the last of equal names wins
     data = "{" + ", ".join(members) + "}"
     return {
         "type": draw(st.sampled_from(["t", "t", "t", "other"])),
-        "subject": draw(st.sampled_from(["a", "b", "c"])),
-        "time": draw(st.integers(1, 4 * MINUTE_US)),
+        "subject": draw(st.sampled_from(["a", "a", "b", "c"])),
+        "time": draw(st.sampled_from([1, 9, SINCE_US - 1, SINCE_US, SINCE_US + 1]) | st.integers(1, 4 * MINUTE_US)),
         "ingest": draw(st.sampled_from([MINUTE_US * 5, MINUTE_US * 6])),
         "partition": draw(st.sampled_from([0, 1])),
         "data": draw(st.sampled_from([data, data, data, data, data, data, "null", '{"v":1,"d":"\udcff"}', '{"v":"\udcff","d":"k"}', "[1]"])),
@@ -74,7 +77,7 @@ METERS = st.lists(
         st.sampled_from([a.value for a in Aggregation]),
         st.sampled_from(["$.v", "$.w", "$.w.x[0]"]),
         st.sampled_from([(), ("$.d",), ("$.d", "$.w"), ("$.d", "$.d")]),
-        st.sampled_from([None, None, 2 * MINUTE_US + 30_000_000]),
+        st.sampled_from([None, None, SINCE_US]),
     ),
     min_size=1,
     max_size=4,
@@ -219,7 +222,7 @@ def seen(measured: Measured, specs: list[Any]) -> dict[Any, Any]:
     return result
 
 
-@given(st.lists(events(), max_size=12), METERS)
+@given(st.lists(events(), max_size=20), METERS)
 def test_usage_and_findings_are_those_of_a_plain_loop(drawn: list[dict[str, Any]], specs: list[Any]):
     measured = measure(columns_from(drawn), lambda _n, event_type: meters_from(specs) if event_type == "t" else ())
     expected, findings = oracle(drawn, specs)
@@ -240,7 +243,7 @@ def test_a_meter_reads_the_same_alone_and_one_event_at_a_time(drawn: list[dict[s
     assert sorted((f.row, f.meter_key, f.code, f.message) for f in together.findings) == sorted(alone)
 
 
-@given(st.lists(events(), max_size=12), METERS)
+@given(st.lists(events(), max_size=20), METERS)
 def test_cells_add_up_the_subjects_of_a_customer(drawn: list[dict[str, Any]], specs: list[Any]):
     for event in drawn:
         event["ingest"], event["partition"] = MINUTE_US * 5, 0
@@ -323,6 +326,44 @@ def test_hostile_data_is_a_finding_and_harms_no_neighbour(data: bytes, code: str
 def test_nesting_within_the_limit_is_read():
     nested = b"[" * 126 + b"]" * 126
     assert not one_type([b'{"w":' + nested + b',"v":1,"s":"[[[[' + b"[" * 300 + b'"}'], SUM).findings
+
+
+def test_the_latest_is_by_time_then_by_arrival():
+    meter = Meter("n", "M", 1, "m", "t", Aggregation.LATEST, "$.v")
+    data = [b'{"v":%d}' % i for i in range(6)] + [b"{}"]
+    columns = EventColumns(
+        ["n"] * 7,
+        ["i"] * 7,
+        ["s"] * 7,
+        ["t"] * 7,
+        ["x"] * 7,
+        [3, 9, 9, 9, 5, 1, 10],
+        data,
+        [1] * 7,
+        [0] * 7,
+        [9, 4, 8, 2, 10, 11, 12],
+    )
+    usage = measure(columns, lambda _n, _t: (meter,)).usage
+    assert usage.select("events", "count", "latest", "latest_time", "latest_offset").rows() == [
+        (7, 6, Decimal(2), 9, 8)
+    ]
+
+
+def test_events_from_the_first_instant_on_count():
+    meter = Meter("n", "M", 1, "m", "t", Aggregation.COUNT, event_from=datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))
+    columns = EventColumns(
+        ["n"] * 3,
+        ["i"] * 3,
+        ["s"] * 3,
+        ["t"] * 3,
+        ["x"] * 3,
+        [999_999, 1_000_000, 1_000_001],
+        [b"null"] * 3,
+        [1] * 3,
+        [0] * 3,
+        [0, 1, 2],
+    )
+    assert measure(columns, lambda _n, _t: (meter,)).usage["events"].to_list() == [2]
 
 
 def test_names_that_no_struct_can_have_are_read():
