@@ -7,7 +7,7 @@ from typing import Final
 
 from clickhouse_connect.driver.asyncclient import AsyncClient
 
-from metering.clickhouse.statement import integer, integers, partition_offsets, sql
+from metering.clickhouse.statement import integer, integers, is_below, sql
 
 _NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -84,9 +84,7 @@ async def coverage(client: AsyncClient, partitions: int, *, known: Coverage | No
     """
     floor = {each.partition: each for each in known.partitions} if known else {}
     ends = {p: floor[p].end if p in floor else 0 for p in range(partitions)}
-    names, offsets = partition_offsets(ends)
-    where = sql("a >= transform(toInt64(partition), {p}, {o}, toInt64(0))", p=names, o=offsets)
-    statement = sql(_SUMMARY, where=where).render()
+    statement = sql(_SUMMARY, where=sql("NOT ({b})", b=is_below(sql("a"), ends))).render()
     found = {row[0]: row[1:] for row in (await client.query(statement.text, statement.parameters)).result_rows}
     result = []
     for p in range(partitions):

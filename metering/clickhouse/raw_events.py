@@ -3,7 +3,7 @@
 It answers what `usage` can't: parts of a minute, meters whose backfill is not done, and, in debugging, everything.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 from clickhouse_connect.driver.asyncclient import AsyncClient
 
-from metering.clickhouse.statement import Sql, conjunction, instant, sql, text, texts
+from metering.clickhouse.statement import Sql, conjunction, instant, is_below, sql, text, texts
 from metering.domain.columns import EventColumns, measure
 from metering.domain.meter import Meter
 from metering.domain.usage import Grouping, GroupKey, PartialState, UsageQuery
@@ -49,11 +49,18 @@ def events_where(
 
 
 async def states_from_events(
-    client: AsyncClient, query: UsageQuery, start: datetime | None, end: datetime | None
+    client: AsyncClient,
+    query: UsageQuery,
+    start: datetime | None,
+    end: datetime | None,
+    *,
+    below: Mapping[int, int] | None = None,
 ) -> AsyncIterator[tuple[GroupKey, PartialState]]:
-    """What the events in [start, end) come to, a few states for each key."""
+    """What the events in [start, end) come to, a few states for each key; with `below`, those at smaller offsets."""
     grouping = Grouping(query)
     where = events_where(query.meter, start=start, end=end, subjects=query.subjects_asked, before=query.as_of)
+    if below is not None:
+        where = conjunction([where, is_below(sql("offset"), below)])
     async for columns in read_events(client, query.meter, where):
         usage = measure(columns, lambda _namespace, _type: (query.meter,)).usage
         for key, state in _states(usage, grouping):

@@ -107,12 +107,6 @@ def integers(values: Iterable[int]) -> Value:
     return Value(list(values), "Array(Int64)")
 
 
-def partition_offsets(offsets: Mapping[int, int]) -> tuple[Value, Value]:
-    """A vector as two arrays, for `transform(partition, ..., ...)`."""
-    ordered = sorted(offsets.items())
-    return integers(p for p, _ in ordered), integers(o for _, o in ordered)
-
-
 def microseconds(instant: datetime) -> int:
     """Since the epoch, exactly."""
     return (instant - _EPOCH) // timedelta(microseconds=1)
@@ -126,3 +120,16 @@ def instant(at: datetime) -> Sql:
 def second(at: datetime) -> Sql:
     """An instant of a whole second as DateTime64(0, 'UTC'), so that it is compared with `minute` by the index."""
     return sql("toDateTime64({s}, 0, 'UTC')", s=integer(microseconds(at) // 1_000_000))
+
+
+def partition_offsets(vector: Mapping[int, int]) -> tuple[Value, Value]:
+    """A vector as two arrays, for `transform(partition, ..., ...)`."""
+    ordered = sorted(vector.items())
+    return integers(p for p, _ in ordered), integers(o for _, o in ordered)
+
+
+def is_below(offset: Sql, vector: Mapping[int, int]) -> Sql:
+    """Whether `offset` is below that of its partition in `vector`. Partitions that it does not name have nothing."""
+    partitions, offsets = partition_offsets(vector)
+    below = "toInt64({offset}) < transform(toInt64(partition), {p}, {o}, toInt64(0))"
+    return sql(below, offset=offset, p=partitions, o=offsets)

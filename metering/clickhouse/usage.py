@@ -8,7 +8,7 @@ two bring is merged as partial states. A meter whose backfill is not done is ans
 everything when the store is made with `source="events"`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
@@ -113,10 +113,15 @@ class UsageStore:
         return datetime.fromtimestamp(first, UTC), datetime.fromtimestamp(last + 60, UTC)
 
     async def _run(self, query: UsageQuery, wanted: UsageSelect) -> States:
+        return list(_states(query, wanted, await self.read(wanted)))
+
+    async def read(self, wanted: UsageSelect) -> Sequence[Sequence[Any]]:
+        """The rows of a statement, see `UsageSelect.sql`. Raises InvalidInput if they are too many."""
         statement = wanted.sql().render()
         result = await self.clickhouse.query(f"{statement.text} LIMIT {ROWS_MAX + 1}", statement.parameters)
-        _bound(result.result_rows)
-        return list(_states(query, wanted, result.result_rows))
+        rows: Sequence[Sequence[Any]] = result.result_rows
+        _bound(rows)
+        return rows
 
 
 def _on_minutes(query: UsageQuery) -> UsageQuery:
@@ -170,7 +175,7 @@ def _select(query: UsageQuery, start: datetime | None, end: datetime | None, sta
 
 
 def _states(
-    query: UsageQuery, wanted: UsageSelect, rows: Iterable[tuple[Any, ...]]
+    query: UsageQuery, wanted: UsageSelect, rows: Iterable[Sequence[Any]]
 ) -> Iterator[tuple[GroupKey, PartialState]]:
     windows: dict[int, datetime] = {}
     for row in rows:
@@ -189,10 +194,11 @@ def _states(
         values = tuple(next(fields) for _ in wanted.dims)
         first, last = next(fields), next(fields)
         merged = dict(zip(wanted.merged, fields, strict=True))
-        yield GroupKey(window, subject, customer, values), _state(merged, first, last)
+        yield GroupKey(window, subject, customer, values), state_of(merged, first, last)
 
 
-def _state(merged: dict[str, Any], first: int, last: int) -> PartialState:
+def state_of(merged: dict[str, Any], first: int, last: int) -> PartialState:
+    """The state of a group's `UsageSelect.merged` columns and of its first and last minute, in seconds."""
     uniques = merged.pop("uniques", ())
     order = merged.pop("place", (0, 0, 0, 0))
     return PartialState(

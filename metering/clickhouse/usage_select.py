@@ -13,8 +13,8 @@ from metering.clickhouse.conditions import condition
 from metering.clickhouse.statement import (
     Sql,
     conjunction,
+    is_below,
     join,
-    partition_offsets,
     second,
     sql,
     text,
@@ -120,9 +120,7 @@ class UsageSelect:
         if self.before is not None:
             minutes.append(sql("ingest_minute < {b}", b=second(self.before)))
         if self.below is not None:
-            names, offsets = partition_offsets(self.below)
-            below = sql("toInt64(a) < transform(toInt64(partition), {p}, {o}, toInt64(0))", p=names, o=offsets)
-            minutes.append(below)
+            minutes.append(is_below(sql("a"), self.below))
         if closed is None or self.before is None or closed < self.before:
             parts.append(self._part("usage FINAL", _OPEN_PLACE, minutes))
         return join(" UNION ALL ", parts)

@@ -138,7 +138,7 @@ def _apply(base: Registry | None, revision: int, rows: Sequence[tuple[Any, ...]]
             case "meter":
                 meters.pop((namespace, key), None)
                 if payload is not None:
-                    meters[namespace, key] = _meter(namespace, payload)
+                    meters[namespace, key] = meter_of_payload(namespace, payload)
             case "subject":
                 subjects.pop((namespace, key), None)
                 if payload is not None:
@@ -162,7 +162,8 @@ def _meter_payload(meter: Meter) -> dict[str, Any]:
     }
 
 
-def _meter(namespace: str, payload: Mapping[str, Any]) -> Meter:
+def meter_of_payload(namespace: str, payload: Mapping[str, Any]) -> Meter:
+    """The meter that a change of kind `meter` brought."""
     return Meter(
         namespace=namespace,
         id=payload["id"],

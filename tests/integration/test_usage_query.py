@@ -11,21 +11,26 @@ from zoneinfo import ZoneInfo
 import pytest
 import pytest_asyncio
 from clickhouse_connect.driver.client import Client
-from sqlalchemy import insert, update
-from tests.integration.usage_feed import FedEvent, feed, lay_out, write_usage
+from sqlalchemy import insert, select, update
 
 from metering.clickhouse.client import connect, connect_async
 from metering.clickhouse.closing import close_hours
+from metering.clickhouse.entitlement_usage import EntitlementUsage
 from metering.clickhouse.schema import create_all
 from metering.clickhouse.usage import UsageStore
+from metering.domain.consumption import instant_of
+from metering.domain.entitlement import DimensionFilter, Entitlement
 from metering.domain.filters import Compare, Every, OneOf, Some, StringFilter, matches
 from metering.domain.meter import Aggregation, Meter
+from metering.domain.period import Interval
 from metering.domain.usage import UsageQuery
 from metering.domain.window import WindowSize
 from metering.postgres.engine import async_engine
 from metering.postgres.migrate import migration_lock, upgrade
-from metering.postgres.tables import backfills
+from metering.postgres.registry import append_changes, meter_changed
+from metering.postgres.tables import backfills, registry_changes
 from metering.settings import EngineSettings
+from tests.integration.usage_feed import FedEvent, feed, lay_out, write_usage
 
 START = datetime(2026, 3, 27, tzinfo=UTC)
 SUBJECTS = ("a", "b", "c'\\\n☃", "")
@@ -193,7 +198,7 @@ def _window(time: datetime, query: UsageQuery) -> object:
             return day.replace(day=1)
 
 
-def _value(aggregation: Aggregation, pairs: list[tuple[FedEvent, object]]) -> Decimal | None:
+def _value(aggregation: Aggregation, pairs: list[tuple[FedEvent, object]]) -> Decimal | None:  # noqa: PLR0911
     if aggregation is Aggregation.COUNT:
         return Decimal(len(pairs))
     if aggregation is Aggregation.UNIQUE_COUNT:
@@ -270,3 +275,50 @@ async def test_a_meter_is_read_from_raw_events_until_its_backfill_is_done(world,
     assert closed.days > 1
     assert (await store.read_state(late.key)).closed_until == START + timedelta(days=9)
     assert await check(store, query, events)
+
+
+def entitlement_of(meter: Meter) -> Entitlement:
+    return Entitlement(
+        id="E",
+        namespace="default",
+        customer_id="C1",
+        feature_key="f",
+        meter_key=meter.key,
+        aggregation=meter.aggregation,
+        dimensions=meter.dimensions,
+        filters=(DimensionFilter("tier", "$in", ("x", "y")), DimensionFilter("tier", "$ne", ("x",))),
+        subjects=("a", "b"),
+        revision=1,
+        measure_usage_from=START,
+        interval=Interval.parse("MONTH"),
+        anchor=START,
+        active_from=START,
+    )
+
+
+@pytest.mark.parametrize(
+    "aggregation", [Aggregation.SUM, Aggregation.COUNT, Aggregation.LATEST, Aggregation.UNIQUE_COUNT]
+)
+async def test_usage_of_an_entitlement_by_minute(world, store, events, aggregation):
+    meter = next(m for m in METERS if m.aggregation is aggregation)
+    entitlement = entitlement_of(meter)
+    reader, raw = EntitlementUsage(store), EntitlementUsage(replace(store, source="events"))
+    async with store.postgres.begin() as connection:
+        if not (
+            await connection.execute(select(registry_changes.c.revision).where(registry_changes.c.key == meter.id))
+        ).all():
+            await append_changes(connection, [meter_changed(meter)])
+    start, end = START + timedelta(hours=5), START + timedelta(days=3)
+    query = UsageQuery(
+        meter, start, end, WindowSize.MINUTE, subjects=frozenset("ab"), filters={"tier": Compare("$eq", "y")}
+    )
+    points = await reader.now(entitlement, start=start, end=end)
+    assert points == await raw.now(entitlement, start=start, end=end)
+    shown = {instant_of(m): len(p) if isinstance(p, frozenset) else getattr(p, "value", p) for m, p in points.items()}
+    assert shown == {row.window_start: row.value for row in await store.query(query)}
+
+    ends = await store.clickhouse.query("SELECT partition, a FROM flushes WHERE a > 0 ORDER BY a")
+    below = dict(ends.result_rows)
+    some = await reader.below(entitlement, below)
+    assert some == await raw.below(entitlement, below)
+    assert 0 < len(some) < len(await reader.now(entitlement))

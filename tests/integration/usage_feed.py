@@ -43,9 +43,9 @@ def lay_out(
     """Give (type, subject, time, data, ingest) their places: offsets follow ingest times in each partition."""
     offsets = dict.fromkeys(range(partitions), 0)
     events = []
-    for number, (kind, subject, time, data, ingest) in enumerate(sorted(drafts, key=lambda draft: draft[4])):
+    for number, (kind, subject, time, data, came) in enumerate(sorted(drafts, key=lambda draft: draft[4])):
         partition = rng.randrange(partitions)
-        ingest = ingest.replace(microsecond=ingest.microsecond // 1000 * 1000)
+        ingest = came.replace(microsecond=came.microsecond // 1000 * 1000)
         events.append(FedEvent(f"e{number}", kind, subject, time, data, ingest, partition, offsets[partition]))
         offsets[partition] += 1
     return events
@@ -82,15 +82,16 @@ def feed(
         for a, end in pairwise(cuts):
             last = end == len(mine)
             for _ in range(rng.choice((1, 1, 2))):
-                write_range(client, mine[a:end], meters, partition, a, reached if last else None)
+                write_range(client, mine[a:end], meters, partition=partition, a=a, reached=reached if last else None)
         if not mine:
-            write_range(client, [], meters, partition, 0, reached, ticks=1)
+            write_range(client, [], meters, partition=partition, a=0, reached=reached, ticks=1)
 
 
 def write_range(
     client: Client,
     events: Sequence[FedEvent],
     meters: Sequence[Meter],
+    *,
     partition: int,
     a: int,
     reached: datetime | None,
