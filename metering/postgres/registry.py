@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Select, func, insert, select, text
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metering.domain.meter import Aggregation, Meter
@@ -121,7 +122,7 @@ def _last_changes(since: int, at: int) -> Select[str, str, str, Any]:
     c = registry_changes.c
     return (
         select(c.kind, c.namespace, c.key, c.payload)
-        .distinct(c.kind, c.namespace, c.key)
+        .ext(distinct_on(c.kind, c.namespace, c.key))
         .where(c.revision > since, c.revision <= at)
         .order_by(c.kind, c.namespace, c.key, c.revision.desc())
     )
