@@ -182,7 +182,7 @@ class Book:
         False: `w` was too old; the record stays held, and `held` says what it takes now.
         """
         hold = self._held.get(task.key)
-        if hold is None:
+        if hold is None or hold.task.sequence != task.sequence:
             return True  # the entitlement ended meanwhile
         if not covers(w, hold.task.floor):
             return False
@@ -208,7 +208,7 @@ class Book:
         self._dirty.update(key for key in keys if key in self.records)
 
     def unwritten(self, now: datetime) -> list[tuple[Key, Record]]:
-        """The records changed since the last call, without the stale and the held ones; their vectors are brought up."""
+        """The records changed since the last call, but for stale and held ones; their vectors are brought up."""
         ready = [key for key in self._dirty if key not in self._held and key not in self._stale]
         self._dirty.difference_update(ready)
         changed = []

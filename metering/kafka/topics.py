@@ -5,7 +5,7 @@
 | events | 32 days, by the broker's time | ranges can be done again from it, and the dedupe window ends within it |
 | usage-deltas | 7 days | a balance that misses some is computed anew from the source |
 | entitlements | compacted | the newest state of each is all that is needed, and all of it |
-| balances | compacted, nothing younger than a day | an owner's record stays until a successor has seen what displaced it |
+| balances | compacted, not before a day | an owner's record stays until a successor saw what displaced it |
 """
 
 from collections.abc import Mapping
