@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Context, Decimal, Inexact
+from itertools import islice
 from typing import Any, Final
 
 import polars as pl
@@ -144,13 +145,28 @@ def cells(usage: pl.DataFrame, customer_of: Callable[[str, str], str | None]) ->
 
 def cell_rows(frame: pl.DataFrame) -> Iterator[tuple[Any, ...]]:
     """The rows of `cells` as arguments for `metering.kafka.wire.Cell`, by field."""
-    dims, total, uniques = (CELL_COLUMNS.index(name) for name in ("dims", "sum", "uniques"))
-    for row in frame.iter_rows():
-        fields = list(row)
-        fields[dims] = tuple(fields[dims])
-        fields[total] = Decimal(fields[total])
-        fields[uniques] = tuple(fields[uniques])
-        yield tuple(fields)
+    return zip(*[_values(frame[name]) for name in CELL_COLUMNS], strict=True)
+
+
+def _values(column: pl.Series) -> list[Any]:
+    """The column as cells hold it. Most columns of a frame hold nothing, which is cheaper not to look at one by one."""
+    if column.null_count() == len(column):
+        return [None] * len(column)
+    if isinstance(column.dtype, pl.List):
+        return _tuples(column)
+    if column.dtype.is_decimal():
+        column = column.cast(pl.String).str.strip_chars_end("0").str.strip_chars_end(".").alias("sum")
+    if column.name == "sum":
+        return [None if text is None else Decimal(text) for text in column.to_list()]
+    return column.to_list()
+
+
+def _tuples(column: pl.Series) -> list[tuple[str, ...]]:
+    """A column of lists as tuples, equal ones as one object: new containers by the row wake the garbage collector."""
+    lengths = column.list.len()
+    items = iter(column.filter(lengths > 0).explode().to_list())
+    known: dict[tuple[str, ...], tuple[str, ...]] = {}
+    return [known.setdefault(row, row) for row in (tuple(islice(items, length)) for length in lengths.to_list())]
 
 
 def _sum(values: Sequence[Decimal | str]) -> Decimal:
