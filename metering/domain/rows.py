@@ -54,6 +54,7 @@ CELL_COLUMNS: Final = (
 )
 """In the order of the fields of `metering.kafka.wire.Cell`."""
 
+_CELL_KEYS: Final = CELL_COLUMNS[:5]
 _SAFE_SUM: Final = 10**25
 _EXACT: Final = Context(prec=200, traps=[Inexact])
 _ARROW_TYPES: Final = {
@@ -123,11 +124,17 @@ def cells(usage: pl.DataFrame, customer_of: Callable[[str, str], str | None]) ->
         pl.Series("customer", [customer_of(*pair) for pair in owners.iter_rows()], dtype=pl.String)
     ).drop_nulls()
     frame = usage.join(owners, on=["namespace", "subject"])
-    keys = ["namespace", "customer", "meter", "dims", "minute"]
+    shared = frame.select(_CELL_KEYS).is_duplicated()
+    alone = frame.filter(~shared).select(CELL_COLUMNS)  # most rows: not to be grouped, which costs
+    return stack([alone, _merged(frame.filter(shared))])
+
+
+def _merged(frame: pl.DataFrame) -> pl.DataFrame:
+    """Rows of usage with a customer as cells, rows of one key as one."""
     frame = frame.sort("latest_time", "ingest_minute", "partition", "latest_offset")
     safe = sum_is_safe(frame, "sum")
     usable = pl.col("latest").is_not_null()
-    grouped = frame.group_by(keys).agg(
+    grouped = frame.group_by(_CELL_KEYS).agg(
         pl.col("events").sum(),
         pl.col("count").sum(),
         pl.col("sum").sum() if safe else pl.col("sum").alias("sums"),
