@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from typing import NoReturn
 
 import faust
 from pydantic import ValidationError
@@ -12,7 +11,7 @@ from metering.balances.settings import BalancesSettings
 from metering.observability import configure_logging, serve_metrics
 
 
-def main() -> int | NoReturn:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="run_balances", description=__doc__)
     parser.add_argument("--check-config", action="store_true", help="validate the settings and exit")
     arguments = parser.parse_args()
