@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
 import uvicorn
 
-from deploy.local.clickhouse.app import ClickHouseApp
+from deploy.local.clickhouse.app import ClickHouseApp, CutOff
 from deploy.local.clickhouse.connections import Connections
 
 _GRACE_SECONDS = 10
@@ -47,9 +49,18 @@ def main() -> int:
         timeout_keep_alive=60,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
+    # uvicorn ends on the signal and then raises it again, for the handlers before its own; the engine must still end.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     uvicorn.Server(config).run()
     app.close()
     return 0
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not the way in which an answer is cut off: the client was told why."""
+    return not (record.exc_info and isinstance(record.exc_info[1], CutOff))
 
 
 if __name__ == "__main__":

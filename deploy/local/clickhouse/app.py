@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from deploy.local.clickhouse.body import Body
 from deploy.local.clickhouse.execution import Execution
-from deploy.local.clickhouse.failure import QueryFailed, failure
+from deploy.local.clickhouse.failure import QueryFailed, exception_block, failure
 from deploy.local.clickhouse.form import is_form, with_form
+from deploy.local.clickhouse.native import hold_back
 from deploy.local.clickhouse.request import Request, parse_request
 
 if TYPE_CHECKING:
@@ -38,6 +40,10 @@ _CONTENT_TYPES = {
     "CSV": "text/csv; charset=UTF-8; header=absent",
     "CSVWithNames": "text/csv; charset=UTF-8; header=present",
 }
+
+
+class CutOff(Exception):
+    """End the connection without the last chunk: the answer is not whole."""
 
 
 class ClickHouseApp:
@@ -116,20 +122,32 @@ class ClickHouseApp:
             headers = _headers(execution, query_id)
             if execution.finished:
                 await _answer(send, 200, headers, first)
-                return
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            gone = asyncio.create_task(_disconnected(receive))
-            try:
-                piece: bytes | None = first
-                # A failure here ends the connection without its last chunk, which clients take for what it is.
-                while piece is not None and not gone.done():
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-                    piece = await loop.run_in_executor(self._threads, execution.next_piece)
-            finally:
-                gone.cancel()
-            await send({"type": "http.response.body", "body": b""})
+            else:
+                await self._stream(execution, headers, first, receive, send)
         finally:
             await loop.run_in_executor(self._threads, execution.close)
+
+    async def _stream(self, execution: Execution, headers: Headers, first: bytes, receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        tag = secrets.token_hex(8)
+        tagged = [*headers, (b"x-clickhouse-exception-tag", tag.encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": tagged})
+        gone = asyncio.create_task(_disconnected(receive))
+        try:
+            piece: bytes | None = first
+            # A byte late: see `hold_back`.
+            late = b""
+            while piece is not None and not gone.done():
+                ready, late = hold_back(late, piece)
+                await send({"type": "http.response.body", "body": ready, "more_body": True})
+                piece = await loop.run_in_executor(self._threads, execution.next_piece)
+        except QueryFailed as error:
+            # The status is out already: a server says it in the body, then cuts the connection.
+            await send({"type": "http.response.body", "body": exception_block(tag, error.message), "more_body": True})
+            raise CutOff from error
+        finally:
+            gone.cancel()
+        await send({"type": "http.response.body", "body": late})
 
     def close(self) -> None:
         """Wait for running statements, then end the engine."""

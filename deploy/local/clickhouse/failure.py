@@ -40,3 +40,11 @@ def failure(error: BaseException) -> QueryFailed:
     message = str(error)
     found = _CODE.search(message)
     return QueryFailed(int(found[1]) if found else 1002, message[found.start() :] if found else message)
+
+
+def exception_block(tag: str, message: str) -> bytes:
+    """How a server tells of a failure when a part of the result is out already: `tag` was in its headers."""
+    text = message.rstrip().encode() + b"\n"
+    length = str(len(text)).encode()
+    marker = tag.encode()
+    return b"\r\n".join([b"", b"__exception__", marker, text + length + b" " + marker, b"__exception__", b""])

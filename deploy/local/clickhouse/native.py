@@ -46,6 +46,16 @@ def join_arrow_streams(pieces: Iterator[bytes]) -> Iterator[bytes]:
         yield _ARROW_END
 
 
+def hold_back(late: bytes, piece: bytes) -> tuple[bytes, bytes]:
+    """What to send now, and the last byte to send with the next piece: (late + piece) cut before its end.
+
+    Clients end a Native result where the bytes end between two blocks, even when the connection broke there
+    (clickhouse-connect 1.12 only logs that). So nothing that was sent may end there until the result is whole.
+    """
+    whole = late + piece
+    return whole[:-1], whole[-1:]
+
+
 def _schema_length(piece: bytes) -> int:
     """Bytes of the first message, which is the schema and has no body."""
     if not piece.startswith(_ARROW_CONTINUATION):
