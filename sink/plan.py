@@ -124,7 +124,10 @@ class StoreReach:
 
 @dataclass(frozen=True, slots=True)
 class CompleteStore:
-    """Put the ids that `events` has in [start, end), and the reach `end`, into the store. Answer: DONE | UNCLEAR."""
+    """Put the ids that `events` has in [start, end), and the reach `end`, into the store.
+
+    Answer: DONE | UNCLEAR | RESTARTED, if ClickHouse has restarted since `FindMissing`, so that ids may be missing.
+    """
 
     start: int
     end: int
@@ -268,22 +271,32 @@ class PartitionProtocol:
         reach: int = yield StoreReach()
         if reach > plan.end:
             raise ProtocolViolation(f"the dedupe store is complete to {reach}, the plan ends at {plan.end}")
-        missing = yield from self.until_clear(FindMissing(end), plan)
-        for lost in missing:
-            reach = yield from self.complete_store(reach, lost.a, plan)
-            batch = yield from self.fetch_again(lost)
-            accounting = yield from self.prepare(lost, batch, plan)
-            yield from self.insert(lost, batch, accounting, plan)
-            if reach < lost.end:
-                yield from self.until_clear(PutIds(lost), plan)
-                reach = lost.end
-        yield from self.complete_store(reach, end, plan)
+        while True:
+            missing = yield from self.until_clear(FindMissing(end), plan)
+            for lost in missing:
+                if (yield from self.complete_store(lost.a, lost.ingest_floor, plan)):
+                    yield from self.redo(lost, plan)
+                else:
+                    break
+            else:
+                if (yield from self.complete_store(end, plan.ingest_floor, plan)):
+                    return
 
-    def complete_store(self, reach: int, end: int, plan: Plan) -> Steps[int]:
+    def redo(self, lost: Plan, plan: Plan) -> Steps[None]:
+        """Insert the rows of a range below the plan's again. Its deltas were acknowledged."""
+        batch = yield from self.fetch_again(lost)
+        accounting = yield from self.prepare(lost, batch, plan)
+        yield from self.insert(lost, batch, accounting, plan)
+        if (yield StoreReach()) < lost.end:
+            yield from self.until_clear(PutIds(lost), plan)
+
+    def complete_store(self, end: int, ingest_floor: int, plan: Plan) -> Steps[bool]:
+        """Have all ids below `end` in the store that matter from `ingest_floor` on. False if ClickHouse restarted."""
+        reach: int = yield StoreReach()
         if reach >= end:
-            return reach
-        yield from self.until_clear(CompleteStore(reach, end, plan.ingest_floor), plan)
-        return end
+            return True
+        answer = yield from self.until_clear(CompleteStore(reach, end, ingest_floor), plan)
+        return answer is not Answer.RESTARTED
 
     def fetch_again(self, plan: Plan) -> Steps[Batch]:
         """The records of a range that was planned before. They must be the same."""
