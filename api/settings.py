@@ -1,5 +1,7 @@
 """Settings of the API process."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from metering.settings import EngineSettings
@@ -12,6 +14,9 @@ class ApiSettings(EngineSettings):
     api_port: int = Field(default=8888, ge=0, le=65535)
     api_postgres_pool: int = Field(default=10, ge=1, le=200, description="connections a process")
     api_body_bytes_max: int = Field(default=1024 * 1024, ge=1024, description="of a request other than ingest")
+    answer_from: Literal["usage", "events"] = Field(
+        default="usage", description="events: answer usage from raw events, slowly, to compare the two"
+    )
     api_backlog: int = Field(default=2048, ge=1, description="connections that may wait to be accepted")
     api_shutdown_seconds: int = Field(default=10, ge=1, description="how long requests may take to end at a stop")
     reserved_event_types: tuple[str, ...] = Field(
