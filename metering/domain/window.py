@@ -60,29 +60,25 @@ def _calendar_window(instant: datetime, size: WindowSize, zone: ZoneInfo) -> tup
     day = instant.astimezone(zone).date()
     first = day.replace(day=1) if size is WindowSize.MONTH else day
     start, end = _midnight(first, zone), _midnight(_next(first, size), zone)
-    if instant < start:  # a clock turned back over midnight: the same date a second time belongs to the later day
-        return _midnight(_next(first, size, -1), zone), start
-    while instant >= end:
+    while instant >= end:  # a clock turned back over midnight shows a date a second time: that is of the later window
         first = _next(first, size)
         start, end = end, _midnight(_next(first, size), zone)
     return start, end
 
 
-def _next(first: date, size: WindowSize, count: int = 1) -> date:
+def _next(first: date, size: WindowSize) -> date:
     if size is WindowSize.DAY:
-        return first + timedelta(days=count)
-    months = first.year * 12 + first.month - 1 + count
-    return date(months // 12, months % 12 + 1, 1)
+        return first + timedelta(days=1)
+    return date(first.year + first.month // 12, first.month % 12 + 1, 1)
 
 
 @lru_cache(maxsize=65536)
 def _midnight(day: date, zone: ZoneInfo) -> datetime:
-    """The instant at which the local clock first shows 00:00 of `day`, or passes it by a change."""
-    local = datetime(day.year, day.month, day.day, tzinfo=zone)
-    instant = local.astimezone(UTC)
-    if instant.astimezone(zone).replace(tzinfo=None) == local.replace(tzinfo=None):
-        return instant
-    return _first_change(local.replace(fold=1).astimezone(UTC), instant, zone)
+    """The instant at which the local clock first shows 00:00 of `day`, or skips it.
+
+    Where a gap swallows midnight, it begins there (in every zone since 1970), and then this is the instant of the gap.
+    """
+    return datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
 
 
 def _first_change(low: datetime, high: datetime, zone: ZoneInfo) -> datetime:

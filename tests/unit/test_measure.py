@@ -57,6 +57,12 @@ def test_integers_are_taken_up_to_24_digits(value: int):
     assert got == value if abs(value) < 10**24 else isinstance(got, Unusable)
 
 
+def test_the_limits_themselves():
+    assert numeric(10**24 - 1, "$.v") == 10**24 - 1
+    for value in (10**24, -(10**24), "1e24", Decimal("1E-13")):
+        assert isinstance(numeric(value, "$.v"), Unusable)
+
+
 @given(NUMBER_TEXTS, st.integers(0, 5))
 def test_equal_numbers_have_one_text_and_others_another(text: str, zeros: int):
     shown = number_text(Decimal(text))

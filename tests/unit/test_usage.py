@@ -200,6 +200,54 @@ def test_merging_is_associative_and_commutative_and_nothing_is_neutral(
     assert a.merge(PartialState()) == PartialState().merge(a) == a
 
 
+def test_the_latest_of_one_instant_is_the_one_that_came_last():
+    early = PartialState(1, 1, latest=Decimal(5), latest_order=(7, 1, 0, 9), first_minute=0, last_minute=0)
+    for order in ((7, 1, 0, 10), (7, 1, 1, 0), (7, 2, 0, 0), (8, 0, 0, 0)):
+        late = PartialState(1, 1, latest=Decimal(4), latest_order=order, first_minute=0, last_minute=0)
+        assert early.merge(late).latest == late.merge(early).latest == 4
+
+
+def event(second: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "type": "t",
+        "subject": "a",
+        "second": second,
+        "ingest": 0,
+        "partition": 0,
+        "v": 1,
+        "tier": "p",
+        "zone": "1",
+    } | changes
+
+
+def test_bounds_are_cut_down_to_seconds_and_shown_as_given():
+    start, end = BASE + timedelta(seconds=5, microseconds=500_000), BASE + timedelta(seconds=9, microseconds=500_000)
+    drawn = [event(second) for second in range(4, 11)]
+    assert [
+        (row.value, row.window_start, row.window_end)
+        for row in answer_from_events(UsageQuery(METER, start, end), columns(drawn))
+    ] == [(4, start, end)]
+
+
+def test_as_of_a_moment_its_own_ingest_minute_does_not_count():
+    given_columns = columns([event(1), event(2, ingest=5), event(3, ingest=5)])
+    events = replace(
+        given_columns, ingest_us=[given_columns.ingest_us[0], *[us + 10_000_000 for us in given_columns.ingest_us[1:]]]
+    )
+    query = UsageQuery(METER, as_of=BASE + timedelta(minutes=5, seconds=30))
+    assert [row.value for row in answer_from_events(query, events)] == [1]
+    assert [row.value for row in answer_from_events(replace(query, as_of=BASE + timedelta(minutes=6)), events)] == [3]
+
+
+def test_rows_stand_by_window_subject_customer_and_groups():
+    drawn = [event(s, subject=subject, tier=tier, v=1) for s in (4000, 10) for subject in "cba" for tier in "qp"]
+    query = UsageQuery(METER, window=WindowSize.HOUR, customers=CUSTOMERS, group_by=("tier", "subject", "customer_id"))
+    rows = answer_from_events(query, columns(drawn))
+    order = [(row.window_start, row.subject, row.customer_id, row.group_by["tier"]) for row in rows]
+    assert order == sorted(order)
+    assert len(rows) == 12
+
+
 def test_an_average_has_38_digits():
     state = PartialState(events=3, count=3, sum=Decimal(1))
     assert str(state.value(Aggregation.AVG)) == "0." + "3" * 38

@@ -9,7 +9,8 @@ from metering.domain.errors import InvalidInput
 from metering.domain.window import WindowSize, parse_zone, window_at, windows
 
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "America/Sao_Paulo", "Asia/Kolkata", "Asia/Kathmandu", "Australia/Lord_Howe",
-         "Africa/Monrovia", "Pacific/Apia", "Asia/Gaza", "America/Havana", "Atlantic/Azores", "America/Toronto", "Asia/Amman"]  # fmt: skip
+         "Africa/Monrovia", "Pacific/Apia", "Asia/Gaza", "America/Havana", "Atlantic/Azores", "America/Toronto", "Asia/Amman",
+         "America/St_Johns"]  # fmt: skip
 INSTANTS = st.datetimes(datetime(1970, 1, 2), datetime(2199, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001
 MICROSECOND = timedelta(microseconds=1)
 SECOND = timedelta(seconds=1)
@@ -35,6 +36,10 @@ CHANGES = [
     for zone in ZONES
     for at in changes(ZoneInfo(zone), datetime(2009, 9, 1, tzinfo=UTC), datetime(2012, 5, 1, tzinfo=UTC))
 ]
+CHANGES += [
+    ("Asia/Pyongyang", datetime(2015, 8, 14, 15, tzinfo=UTC)),
+    ("Asia/Pyongyang", datetime(2018, 5, 4, 15, tzinfo=UTC)),
+]
 NEAR_CHANGES = st.tuples(st.sampled_from(CHANGES), st.integers(-90_000, 90_000)).map(
     lambda drawn: (drawn[0][0], drawn[0][1] + drawn[1] * SECOND)
 )
@@ -47,11 +52,11 @@ def oracle_start(instant: datetime, size: WindowSize, zone: ZoneInfo) -> datetim
     at = instant.replace(microsecond=0)
     if size in (WindowSize.DAY, WindowSize.MONTH):
         wanted = (lambda t: t.date()) if size is WindowSize.DAY else (lambda t: (t.year, t.month))
-        latest = max(wanted(at.astimezone(zone) - timedelta(0)), wanted((at - timedelta(hours=3)).astimezone(zone)))
+        latest = max(wanted((at - timedelta(minutes=m)).astimezone(zone)) for m in range(180))
         low, high = at - timedelta(days=33), at  # the first second that shows `latest` is when it begins
         while high - low > SECOND:
             middle = low + (high - low) // 2 // SECOND * SECOND
-            shown = max(wanted((middle - timedelta(hours=h)).astimezone(zone)) for h in (0, 1, 2, 3))
+            shown = max(wanted((middle - timedelta(minutes=m)).astimezone(zone)) for m in range(180))
             low, high = (low, middle) if shown >= latest else (middle, high)
         return high
     step = 60 if size is WindowSize.MINUTE else 3600
@@ -99,6 +104,8 @@ def test_windows_meet(drawn: tuple[str, datetime], size: WindowSize):
         ("Europe/Berlin", "2031-10-26T10:00:00Z", "DAY", "2031-10-25T22:00:00+00:00", 25),
         ("America/Sao_Paulo", "2018-11-04T12:00:00Z", "DAY", "2018-11-04T03:00:00+00:00", 23),
         ("America/Sao_Paulo", "2018-02-17T12:00:00Z", "DAY", "2018-02-17T02:00:00+00:00", 25),
+        ("America/St_Johns", "2010-11-07T03:00:00Z", "DAY", "2010-11-07T02:30:00+00:00", 25),
+        ("Asia/Pyongyang", "2018-05-04T14:45:00Z", "HOUR", "2018-05-04T14:30:00+00:00", 0.5),
         ("Pacific/Apia", "2011-12-30T09:59:59Z", "DAY", "2011-12-29T10:00:00+00:00", 24),
         ("Europe/Berlin", "2031-03-15T00:00:00Z", "MONTH", "2031-02-28T23:00:00+00:00", 31 * 24 - 1),
         ("UTC", "1970-01-01T00:00:01Z", "MONTH", "1970-01-01T00:00:00+00:00", 31 * 24),
