@@ -5,6 +5,7 @@ repeats it is saved by dedupe.
 """
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from metering.domain.errors import Unavailable
 
 _log: Final = structlog.get_logger()
+_librdkafka_log: Final = logging.getLogger("librdkafka")
 
 ACK_SECONDS: Final = Histogram(
     "weighbridge_kafka_ack_seconds",
@@ -121,7 +123,7 @@ class _Generation:
     ) -> None:
         self.fatal: KafkaError | None = None
         self._complete: deque[_Send] = deque()
-        self.producer = Producer({**config, "error_cb": self._on_error})
+        self.producer = Producer({**config, "error_cb": self._on_error, "logger": _librdkafka_log})
         self._loop, self._finish = loop, finish
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="kafka-acks", daemon=True)
@@ -183,10 +185,13 @@ class AckedProducer:
     answer in time. After an outage it goes on by itself.
     """
 
-    def __init__(self, bootstrap: str, limits: ProducerLimits = ProducerLimits(), **overrides: Any) -> None:
-        """`overrides` are librdkafka settings that win over ours, in its own spelling with `_` for `.`."""
+    def __init__(
+        self, bootstrap: str, limits: ProducerLimits | None = None, overrides: Mapping[str, Any] | None = None
+    ) -> None:
+        """`overrides` are librdkafka settings that win over ours."""
+        limits = limits or ProducerLimits()
         self.limits = limits
-        self._config = producer_config(bootstrap, limits) | {k.replace("_", "."): v for k, v in overrides.items()}
+        self._config = producer_config(bootstrap, limits) | dict(overrides or {})
         self._waiting: deque[_Send] = deque()  # in the order of their deadlines: all wait equally long
         self._sweeping = False
         self._records = self._bytes = 0
