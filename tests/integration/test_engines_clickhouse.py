@@ -15,7 +15,7 @@ from decimal import Decimal
 import clickhouse_connect
 import pyarrow as pa
 import pytest
-from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError, StreamFailureError
+from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureError
 from urllib3.exceptions import HTTPError
 
 from deploy.local.engines import Engines, Ports
@@ -136,7 +136,7 @@ def test_a_query_that_fails_on_the_way_is_an_error(client):
         assert client.query(failing).result_rows  # read when asked for
     with pytest.raises(HTTPError), client.query_arrow_stream(failing) as stream:
         list(stream)
-    with pytest.raises(OperationalError):
+    with pytest.raises(DatabaseError, match="throwIf"):
         client.query_arrow(failing)
 
 
