@@ -44,8 +44,8 @@ async def open_due(
 ) -> list[str]:
     """Open the invoices of boundaries that have come, of one customer or of all; returns the ids of the new ones.
 
-    `limit` bounds how many subscriptions are looked at. Usage is billed as of `grace` after the boundary, or after the
-    subscription was made if that was later.
+    `limit` bounds how many subscriptions are looked at. Usage is billed as of `grace` after the boundary, or as of when
+    the subscription was made if that was later.
     """
     due = [subscriptions.c.next_at <= now, subscriptions.c.deleted_at.is_(None)]
     if customer_id is not None:
@@ -80,7 +80,7 @@ async def _open(
                 "subscription_id": subscription.id,
                 "period_from": since,
                 "period_to": at,
-                "cut": ceil_minute(max(at, subscription.created_at) + grace),
+                "cut": ceil_minute(max(at + grace, subscription.created_at)),
                 "status": OPEN,
                 "currency": subscription.plan.body.currency,
                 "created_at": now,
