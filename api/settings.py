@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from metering.settings import EngineSettings
+from billing.settings import InvoicingSettings
 
 
-class ApiSettings(EngineSettings):
+class ApiSettings(InvoicingSettings):
     """What one API process needs beyond where the engines are."""
 
     api_host: str = Field(default="127.0.0.1")
