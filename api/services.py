@@ -1,6 +1,6 @@
 """What request handlers work with, made once at the start of the process."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
@@ -8,23 +8,29 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.balances import CurrentBalances
+from api.clickhouse import ClickHouse
 from api.settings import ApiSettings
 from api.values import EntitlementValues
+from metering.clickhouse.usage import UsageStore
 from metering.postgres.outbox import Target
 
 
-def _utc_now() -> datetime:
+def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The settings, the database, what answers values, and the clock."""
+    """The settings, the engines, what answers values, and the clock."""
 
     settings: ApiSettings
     engine: AsyncEngine
+    clickhouse: ClickHouse
+    balances: CurrentBalances
     values: EntitlementValues
-    now: Callable[[], datetime] = _utc_now
+    kafka_reachable: Callable[[float], Awaitable[bool]]
+    now: Callable[[], datetime] = utc_now
 
     @property
     def namespace(self) -> str:
@@ -34,7 +40,12 @@ class Services:
     @property
     def entitlements_topic(self) -> Target:
         """Where the outbox sends changes of entitlements."""
-        return Target(self.settings.entitlements_topic, self.settings.balance_partitions)
+        settings = self.settings
+        return Target(settings.entitlements_topic, settings.balance_partitions, self.balances.pending.add)
+
+    async def usage_store(self) -> UsageStore:
+        """What answers usage queries; raises Unavailable."""
+        return await self.clickhouse.usage_store()
 
 
 def services_of(request: Request) -> Services:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from api.balances import CurrentBalances
 from api.entitlement_answers import EntitlementValue
 from metering.domain.burndown import Balance, value_at
 from metering.domain.consumption import Point
@@ -31,11 +32,21 @@ class EntitlementValues:
     """Answers for any entitlement and any time, from Postgres and ClickHouse."""
 
     usage: UsageByMinute
+    balances: CurrentBalances
 
     async def value(
-        self, connection: AsyncConnection, terms: Terms, at: datetime, *, with_grants: bool = False
+        self,
+        connection: AsyncConnection,
+        terms: Terms,
+        at: datetime,
+        *,
+        with_grants: bool = False,
+        from_memory: bool = False,
     ) -> EntitlementValue | None:
-        """The value at `at`, rounded up to a minute; None if the entitlement is not active then."""
+        """The value at `at`, rounded up to a minute; None if the entitlement is not active then.
+
+        `from_memory`: `at` is now, so a balance in memory will do.
+        """
         if not terms.is_active(at):
             return None
         match terms.type:
@@ -44,6 +55,9 @@ class EntitlementValues:
             case EntitlementType.STATIC:
                 return EntitlementValue(has_access=True, config=terms.config)
             case EntitlementType.METERED:
+                known = self.balances.value(terms.customer_id, terms.feature_key, at) if from_memory else None
+                if known is not None:
+                    return balance_wire(known, with_grants=with_grants)
                 (entitlement,) = await folded(connection, [terms])
                 return balance_wire(await self.balance(entitlement, at), with_grants=with_grants)
 

@@ -30,7 +30,7 @@ async def access(services: Wired, id_or_key: IdOrKey) -> WireResponse:
     async with services.engine.connect() as connection:
         customer = await live_customer(connection, services.namespace, id_or_key)
         for terms in await active_of_customer(connection, services.namespace, customer.id, at=now):
-            value = await services.values.value(connection, terms, now, with_grants=True)
+            value = await services.values.value(connection, terms, now, with_grants=True, from_memory=True)
             values[terms.feature_key] = value or NO_ACCESS
     return respond(CustomerAccess(entitlements=values))
 
@@ -51,5 +51,7 @@ async def value(
     async with services.engine.connect() as connection:
         customer = await live_customer(connection, services.namespace, id_or_key)
         terms = await find_of_customer(connection, services.namespace, customer.id, feature, at=at)
-        found = await services.values.value(connection, terms, at) if terms is not None else None
+        found = None
+        if terms is not None:
+            found = await services.values.value(connection, terms, at, from_memory=time is None)
     return respond(found or NO_ACCESS)

@@ -122,7 +122,7 @@ async def value(
     async with services.engine.connect() as connection:
         customer = await owner(connection, services, subject)
         terms = await get_of_customer(connection, services.namespace, customer.id, wanted, at=at)
-        found = await services.values.value(connection, terms, at)
+        found = await services.values.value(connection, terms, at, from_memory=time is None)
     if found is None and not is_id(wanted):
         raise NotFound(f"entitlement not found {wanted} in namespace {services.namespace}")
     return respond(found or NO_ACCESS)

@@ -117,7 +117,9 @@ async def value(
     async with services.engine.connect() as connection:
         customer = await live_customer(connection, services.namespace, id_or_key)
         terms = await find_of_customer(connection, services.namespace, customer.id, wanted, at=at)
-        found = await services.values.value(connection, terms, at, with_grants=True) if terms is not None else None
+        found = None
+        if terms is not None:
+            found = await services.values.value(connection, terms, at, with_grants=True, from_memory=time is None)
     return respond(found or EntitlementValue(has_access=False))
 
 

@@ -1,7 +1,8 @@
 """Carries the outbox from Postgres to Kafka, in the order of its sequences.
 
 One process at a time does it: the one that holds an advisory lock. Its end, however sudden, frees the lock, and the
-next one goes on at the first unsent row. A row may be sent twice, never not at all; receivers keep the highest sequence.
+next one goes on at the first unsent row. A row may be sent twice, never not at all; receivers keep the highest
+sequence.
 """
 
 import asyncio
@@ -65,8 +66,8 @@ class OutboxRelay:
             self._url, autocommit=True, connect_timeout=5, application_name="weighbridge-outbox"
         )
         async with await connect as connection:
-            while not await _scalar(connection, _TRY_LOCK):
-                await asyncio.sleep(LOCK_POLL_SECONDS)  # noqa: ASYNC110 - nobody in this process can tell us
+            while not await _scalar(connection, _TRY_LOCK):  # noqa: ASYNC110 - nobody in this process can tell us
+                await asyncio.sleep(LOCK_POLL_SECONDS)
             IS_RELAY.set(1)
             await connection.execute(f"LISTEN {CHANNEL}")
             loop = asyncio.get_running_loop()

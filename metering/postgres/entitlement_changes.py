@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Select, select
+from sqlalchemy import Select, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metering.domain.entitlement import DimensionFilter, Entitlement
@@ -22,6 +22,8 @@ from metering.postgres.outbox import Target, append
 from metering.postgres.registry import current_revision_async
 from metering.postgres.tables import customer_subjects, customers, entitlements, features, meters
 
+CHANNEL: Final = "weighbridge_entitlements"
+_NOTIFY: Final = text("SELECT pg_notify(:channel, :payload)")
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
 
@@ -114,7 +116,7 @@ async def _append(
     *,
     target: Target,
 ) -> None:
-    await append(
+    sequence = await append(
         connection,
         topic=target.topic,
         partition=balance_partition(namespace, customer_id, target.partitions),
@@ -123,6 +125,9 @@ async def _append(
             EntitlementChange(sequence, namespace, customer_id, feature_key, entitlement)
         ),
     )
+    if target.told is not None:
+        target.told(customer_id, feature_key, sequence)
+    await connection.execute(_NOTIFY, {"channel": CHANNEL, "payload": f"{customer_id} {feature_key} {sequence}"})
 
 
 async def _measured(

@@ -20,10 +20,14 @@ _NOTIFY: Final = text("SELECT pg_notify(:channel, '')")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A topic, and among how many partitions its records are spread."""
+    """A topic, and among how many partitions its records are spread.
+
+    `told` hears of every change that is written, before it is committed: customer, feature and sequence.
+    """
 
     topic: str
     partitions: int
+    told: Callable[[str, str, int], None] | None = None
 
 
 async def append(
