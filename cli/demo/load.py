@@ -100,7 +100,9 @@ async def usage_of(api: Api, path: str) -> int:
     return int((await api.get(path)).get("usage", 0))
 
 
-async def probe_delays(api: Api, path: str, *, count: int, deadline_seconds: int = 30) -> list[float]:
+async def probe_delays(
+    api: Api, path: str, *, count: int, progress: Callable[[], None], deadline_seconds: int = 30
+) -> list[float]:
     """Send single events and watch the balance: seconds from the sending of each to a check that shows it."""
     delays = []
     usage = await usage_of(api, path)
@@ -123,4 +125,5 @@ async def probe_delays(api: Api, path: str, *, count: int, deadline_seconds: int
                 )
             await asyncio.sleep(0.005)
         delays.append(time.perf_counter() - start)
+        progress()
     return delays

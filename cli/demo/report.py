@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.demo.scenario import Scenario
-from cli.demo.state import DemoState
+from cli.demo.state import Result
 
 ROWS_MAX: Final = 24
 
@@ -27,23 +27,32 @@ def _table(title: str, *columns: str, left: int = 1) -> Table:
     return table
 
 
-def events_table(state: DemoState, counts: Mapping[str, int]) -> Table:
+def events_table(result: Result, counts: Mapping[str, int]) -> Table:
     """Accepted, duplicate and rejected events, beside what was sent."""
     table = _table("Events", "", "events", "should be")
-    probes = len(state.delays)
-    table.add_row("accepted", number(counts["accepted"]), number(state.events + state.twice + probes))
-    table.add_row("counted once", number(counts["counted"]), number(state.events + probes))
-    table.add_row("duplicate", number(counts["duplicate"]), number(state.twice))
+    probes = len(result.delays)
+    table.add_row("accepted", number(counts["accepted"]), number(result.events + result.twice + probes))
+    table.add_row("counted once", number(counts["counted"]), number(result.events + probes))
+    table.add_row("duplicate", number(counts["duplicate"]), number(result.twice))
     table.add_row("rejected", number(counts["rejected"]), "0")
-    table.add_row("without a usable value (dead letters)", number(counts["dead_letters"]), number(state.unusable))
+    table.add_row("without a usable value (dead letters)", number(counts["dead_letters"]), number(result.unusable))
     return table
 
 
-def totals_table(state: DemoState, measured: Mapping[str, Decimal]) -> Table:
+def wanted_totals(result: Result) -> dict[str, Decimal]:
+    """What the independent count of the input says of each meter."""
+    return {**result.totals, **{slug: Decimal(count) for slug, count in result.distinct.items()}}
+
+
+def is_right(result: Result, measured: Mapping[str, Decimal]) -> bool:
+    """Whether every meter says what the independent count says."""
+    return all(measured.get(slug) == want for slug, want in wanted_totals(result).items())
+
+
+def totals_table(result: Result, measured: Mapping[str, Decimal]) -> Table:
     """Every meter's total beside an independent count of the input."""
     table = _table("Meters against an independent count of the input", "meter", "usage", "count of the input", "")
-    wanted: dict[str, Decimal] = {**state.totals, **{slug: Decimal(n) for slug, n in state.distinct.items()}}
-    for slug, want in sorted(wanted.items()):
+    for slug, want in sorted(wanted_totals(result).items()):
         got = measured.get(slug, Decimal(0))
         verdict = Text("equal", "green") if got == want else Text("DIFFERENT", "bold red")
         table.add_row(slug, number(got), number(want), verdict)

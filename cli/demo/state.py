@@ -3,61 +3,63 @@
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Self
+from typing import Final
 
 import msgspec
 
 from cli.demo.load import Loaded
+from metering.domain.errors import Conflict
+
+_FILE: Final = "demo.json"
 
 
-class DemoState(msgspec.Struct, frozen=True):
-    """A finished load: where its events lie in time, what was sent, and what an independent count of it says."""
+class Result(msgspec.Struct, frozen=True):
+    """A finished load: what was sent, what an independent count of it says, and the delays that were measured."""
 
-    scenario: str
-    start: datetime
-    end: datetime
-    period_end: datetime
     events: int
     twice: int
     unusable: int
     totals: dict[str, Decimal]
     distinct: dict[str, int]
     delays: list[float]
-    invoice: str | None = None
 
     @classmethod
-    def of(
-        cls, scenario: str, loaded: Loaded, delays: list[float], *, start: datetime, end: datetime, period_end: datetime
-    ) -> Self:
-        """The state after loading."""
+    def of(cls, loaded: Loaded, delays: list[float]) -> "Result":
+        """The result of sending all of a scenario."""
         expected = loaded.expected
         return cls(
-            scenario=scenario,
-            start=start,
-            end=end,
-            period_end=period_end,
             events=expected.events,
             twice=loaded.twice,
             unusable=expected.unusable,
             totals={slug: expected.total(slug) for slug, _, _ in expected.totals},
-            distinct={slug: len({value for _, value in values}) for slug, values in expected.distinct.items()},
+            distinct={slug: len(values) for slug, values in expected.distinct.items()},
             delays=delays,
         )
 
 
-def _path(home: Path, scenario: str) -> Path:
-    return home / f"demo-{scenario}.json"
+class DemoState(msgspec.Struct, frozen=True):
+    """Which demo a home holds, and where its events lie in time: before `end`. `result` is there once it is loaded."""
+
+    scenario: str
+    end: datetime
+    result: Result | None = None
 
 
-def remembered(home: Path, scenario: str) -> DemoState | None:
-    """The state of an earlier run with this home, if it finished loading."""
-    path = _path(home, scenario)
-    return msgspec.json.decode(path.read_bytes(), type=DemoState) if path.exists() else None
+def state_of(home: Path, scenario: str, *, now: datetime) -> DemoState:
+    """What the home holds, or a new state. A home holds one demo: raises Conflict if it is another."""
+    path = home / _FILE
+    if not path.exists():
+        state = DemoState(scenario, now.replace(second=0, microsecond=0))
+        remember(home, state)
+        return state
+    state = msgspec.json.decode(path.read_bytes(), type=DemoState)
+    if state.scenario != scenario:
+        raise Conflict(f"{home} holds the demo {state.scenario!r}; name another home with WEIGHBRIDGE_HOME")
+    return state
 
 
 def remember(home: Path, state: DemoState) -> None:
     """Write it whole or not at all."""
-    path = _path(home, state.scenario)
-    draft = path.with_suffix(".tmp")
+    draft = home / f"{_FILE}.part"
     draft.write_bytes(msgspec.json.encode(state))
-    draft.replace(path)
+    draft.replace(home / _FILE)

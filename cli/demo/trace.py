@@ -80,7 +80,7 @@ def _events(
             "time": move(at, span, (start, end)).isoformat().replace("+00:00", "Z"),
             "data": {"model": model, "region": region, "prompt_tokens": prompt, "completion_tokens": generated},
         }
-        amounts = {
+        amounts: dict[str, Decimal | str | None] = {
             "requests": Decimal(1),
             "prompt_tokens": Decimal(prompt),
             "completion_tokens": Decimal(generated),
@@ -95,7 +95,7 @@ def trace(path: Path, *, seed: int) -> Scenario:
     dimensions = {"model": "$.model", "region": "$.region"}
 
     def meter(slug: str, name: str, aggregation: str, value: str | None = None) -> dict[str, object]:
-        body = {
+        body: dict[str, object] = {
             "slug": slug,
             "name": name,
             "eventType": "llm.request",
@@ -105,7 +105,7 @@ def trace(path: Path, *, seed: int) -> Scenario:
         return body | ({"valueProperty": value} if value else {})
 
     return Scenario(
-        name="trace",
+        name=f"trace {path.stem}",
         title=f"LLM requests of {path.name}, billed by tokens",
         source="Azure LLM inference trace form (Patel et al., ISCA 2024); customers, models, regions are made up",
         customers=CUSTOMERS,
