@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import faust
+import psycopg
 import structlog
 from faust.types import TP
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from metering.balances.epochs import raise_epoch
 from metering.balances.owner import Owner
@@ -24,9 +24,9 @@ from metering.clickhouse.client import connect_async
 from metering.domain.balance import Record
 from metering.domain.balance_book import Change, Key
 from metering.domain.balance_log import BalanceLog
+from metering.domain.errors import Unavailable
 from metering.kafka.topics import RECORD_BYTES_MAX
 from metering.kafka.wire import DELTA_DECODER, Delta
-from metering.postgres.engine import async_engine
 
 log: Final = structlog.get_logger()
 
@@ -38,22 +38,24 @@ class Engines:
     settings: BalancesSettings
     topic: TopicWriter
     source: ClickHouseSource
-    postgres: AsyncEngine
 
     @classmethod
     async def open(cls, settings: BalancesSettings) -> "Engines":
         """Connect. Postgres and Kafka are asked later, when the first partition is taken."""
         source = ClickHouseSource(await connect_async(settings), settings.event_partitions)
         topic = TopicWriter(settings.kafka_bootstrap, settings.balances_topic)
-        return cls(settings, topic, source, async_engine(settings, application="balances"))
+        return cls(settings, topic, source)
 
     async def close(self) -> None:
         await asyncio.to_thread(self.topic.close)
         await self.source.client.close()
-        await self.postgres.dispose()
 
     async def raise_epoch(self, partition: int) -> int:
-        return await raise_epoch(self.postgres, self.settings.balances_topic, partition)
+        url = self.settings.postgres_url.get_secret_value()
+        try:
+            return await raise_epoch(url, self.settings.balances_topic, partition)
+        except psycopg.OperationalError as error:
+            raise Unavailable(f"Postgres: {error}") from error
 
     async def replay_balances(self, partition: int) -> BalanceLog[Key, Record]:
         place = self.settings.kafka_bootstrap, self.settings.balances_topic, partition

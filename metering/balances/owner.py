@@ -24,7 +24,7 @@ from metering.domain.balance import Record, Vector
 from metering.domain.balance_book import Book, Change, Key, Task
 from metering.domain.balance_log import BalanceLog
 from metering.domain.consumption import Usage
-from metering.domain.errors import ProtocolViolation
+from metering.domain.errors import ProtocolViolation, Unavailable
 from metering.kafka.wire import ENCODER, EPOCH_KEY, PASSED_KEY, Delta, Passed
 
 log: Final = structlog.get_logger()
@@ -114,7 +114,8 @@ class Owner:
 
     async def _take(self) -> None:
         began = monotonic()
-        epoch = await self.takeover.raise_epoch(self.partition)
+        changes = asyncio.create_task(self.takeover.replay_changes(self.partition))
+        epoch = await self._epoch()
         self._encoder = RecordEncoder(epoch)
         (self._last,) = await self.topic.send(self.partition, [(EPOCH_KEY, ENCODER.encode(Passed(epoch)))])
         found = await self.takeover.replay_balances(self.partition)
@@ -123,7 +124,7 @@ class Owner:
         self._book = Book(self.sources, found.records, found.passed)
         self._published = self._book.passed
         self._book.rewrite(found.displaced)
-        for change in await self.takeover.replay_changes(self.partition):
+        for change in await changes:
             self._book.take_change(change)
         log.info(
             "balance_partition_taken",
@@ -135,6 +136,15 @@ class Owner:
         )
         self._work.set()
         self._wake.set()
+
+    async def _epoch(self) -> int:
+        """Without Postgres there is no taking over; it may be starting too."""
+        while True:
+            try:
+                return await self.takeover.raise_epoch(self.partition)
+            except (OSError, Unavailable) as error:
+                log.warning("epoch_not_raised", partition=self.partition, detail=str(error)[:300])
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def _serve(self) -> None:
         while True:
