@@ -38,7 +38,6 @@ from api.v1 import (
 )
 from api.v2 import entitlements as entitlements_v2
 from api.v2 import events as events_v2
-from api.v2 import events as events_v2
 from api.values import EntitlementValues
 from ingest.http import IngestEndpoint
 from ingest.limits import IngestSettings
@@ -109,8 +108,6 @@ def create_app(settings: ApiSettings, ingest_settings: IngestSettings | None = N
         events,
         events_v2,
         entitlements_v2,
-        events,
-        events_v2,
     ):
         app.include_router(module.router)
     return app
