@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import structlog
+from clickhouse_connect.driver.exceptions import OperationalError as ClickHouseAway
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from psycopg import errors as pg
@@ -135,6 +136,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(DBAPIError)
     async def database(request: Request, error: DBAPIError) -> ProblemResponse:
         return of_database(error, dict(request.headers.raw))
+
+    @app.exception_handler(ClickHouseAway)
+    async def clickhouse(request: Request, error: ClickHouseAway) -> ProblemResponse:
+        _log.warning("clickhouse_unavailable", detail=str(error))
+        return of_error(Unavailable("ClickHouse is away or too busy"), dict(request.headers.raw))
 
     @app.exception_handler(PoolTimeoutError)
     async def pool(request: Request, _error: PoolTimeoutError) -> ProblemResponse:

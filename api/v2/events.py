@@ -3,9 +3,10 @@
 import binascii
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
 import msgspec
 from fastapi import APIRouter, Query
@@ -27,8 +28,6 @@ _TIMES: Final = ("time", "ingestedAt")
 _CUSTOMER: Final = "customerId"
 _ROW_ID: Final = re.compile(r"(\d{1,18})-(\d{1,18})-(\d{1,10})-(\d{1,19})", re.ASCII)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-T = TypeVar("T")
 
 
 class IngestedEventCursorPaginatedResponse(Wire):
@@ -105,37 +104,37 @@ def _object(text: str) -> dict[str, Any]:
 
 
 async def _wanted(services: Services, members: dict[str, Any]) -> EventFilter:
-    texts = {}
+    texts: dict[str, StringFilter] = {}
     for name in _TEXTS:
-        found = _parsed(members, name, _text_filter)
-        if found is not None:
-            texts[name] = found
-    times = {name: _parsed(members, name, _time_filter) for name in _TIMES}
-    customers = _parsed(members, _CUSTOMER, _text_filter)
-    ids = None if customers is None else _ids(customers)
-    time, ingested_at = times["time"], times["ingestedAt"]
+        text = _text_filter(members, name)
+        if text is not None:
+            texts[name] = text
+    customers = _text_filter(members, _CUSTOMER)
     return EventFilter(
         services.namespace,
-        time=() if time is None else (time,),
-        ingested_at=() if ingested_at is None else (ingested_at,),
-        subjects=None if ids is None else await subjects_of_customers(services, ids),
+        time=_time_filter(members, "time"),
+        ingested_at=_time_filter(members, "ingestedAt"),
+        subjects=None if customers is None else await subjects_of_customers(services, _ids(customers)),
         texts=texts,
     )
 
 
-def _text_filter(value: Any, name: str) -> StringFilter | None:
-    return parse_filter(value, name, nesting_max=1)
+def _text_filter(members: dict[str, Any], name: str) -> StringFilter | None:
+    with _named(name):
+        return parse_filter(members.get(name, {}), name, nesting_max=1)
 
 
-def _time_filter(value: Any, name: str) -> TimeFilter | None:
-    return parse_time_filter(value, name, instant)
+def _time_filter(members: dict[str, Any], name: str) -> tuple[TimeFilter, ...]:
+    with _named(name):
+        found = parse_time_filter(members.get(name, {}), name, instant)
+    return () if found is None else (found,)
 
 
-def _parsed(members: dict[str, Any], name: str, parse: Callable[[Any, str], T | None]) -> T | None:
-    if name not in members:
-        return None
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """A refusal in it is told as the member's."""
     try:
-        return parse(members[name], name)
+        yield
     except InvalidInput as error:
         text = error.detail.removeprefix(f"{name}: ")
         raise InvalidInput(f"validate input: {name}: validation error: {text}") from error

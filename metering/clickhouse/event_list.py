@@ -1,6 +1,6 @@
 """Stored events, newest first, a page at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, assert_never
@@ -85,12 +85,12 @@ async def list_events(
         conditions.append(_behind(after))
     statement = sql(_PAGE, where=conjunction(conditions), limit=integer(limit)).render()
     rows = (await client.query(statement.text, statement.parameters)).result_rows
-    return [_event(*row) for row in rows]
+    return [_event(row) for row in rows]
 
 
-def _event(*row: Any) -> StoredEvent:
-    *columns, time_us, ingest_ms, partition, offset = row
-    return StoredEvent(*columns, place=Place(time_us, ingest_ms, partition, offset))
+def _event(row: Sequence[Any]) -> StoredEvent:
+    event_id, source, kind, subject, time, data, ingested_at, stored_at, *place = row
+    return StoredEvent(event_id, source, kind, subject, time, data, ingested_at, stored_at, Place(*place))
 
 
 def _conditions(wanted: EventFilter) -> list[Sql]:
