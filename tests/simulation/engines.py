@@ -132,9 +132,7 @@ class ClickHouse:
 
     def usage(self) -> dict[Any, int]:
         """(meter, subject, ingest minute, partition, a) -> count, as a query sees it."""
-        return {
-            key: stored.row * (1 if self._keyed else stored.times) for key, stored in self.tables["usage"].items()
-        }
+        return {key: stored.row * (1 if self._keyed else stored.times) for key, stored in self.tables["usage"].items()}
 
     def sync(self) -> None:
         """What was written is on the disk."""

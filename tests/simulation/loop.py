@@ -160,7 +160,7 @@ class Loop:
         made = self._range
         return lambda: self._write(command, made)
 
-    def _do(self, command: Command, most: int) -> Any:
+    def _do(self, command: Command, most: int) -> Any:  # noqa: PLR0911 - one return a command
         world = self.world
         match command:
             case ReadPlan():

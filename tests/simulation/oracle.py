@@ -98,4 +98,3 @@ def _compare(what: str, is_: dict[Any, int], should: dict[Any, int]) -> None:
     if is_ != should:
         wrong = {key: (is_.get(key), should.get(key)) for key in is_ | should if is_.get(key) != should.get(key)}
         raise Broken(f"{what}: (is, should be) {wrong}")
-

@@ -137,7 +137,7 @@ class _Chance:
             (0.5 * self.faults, self._fail_over),
             (2 * self.faults, self._deliver),
             (1, self._retake),
-            (0.5, self._bill),
+            (2, self._bill),
         ]
         if self.loses_parts:
             moves += [(1, self.stage.world.clickhouse.sync), (0.7, self._clickhouse_crash)]
@@ -261,12 +261,16 @@ def simulate(
             chance.turn()
         stage.settle()
         _check_time_passes(stage)
-        for bill in chance.bills:
-            if usage_by_minute(stage.world, bill.cut) != bill.usage:
-                raise Broken(f"a row with an ingest time before {bill.cut} appeared after that cut")
+        _check_bills(stage, chance.bills)
     except (Broken, ProtocolViolation) as error:
         raise type(error)(f"seed {seed}: {error}\n{schedule(stage)}") from None
     return stage
+
+
+def _check_bills(stage: Stage, bills: list[_Bill]) -> None:
+    for bill in bills:
+        if usage_by_minute(stage.world, bill.cut) != bill.usage:
+            raise Broken(f"a row with an ingest time before {bill.cut} appeared after that cut")
 
 
 def _check_time_passes(stage: Stage) -> None:
