@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from deploy.local.engines.child import Command, log_tail
+from deploy.local.engines.class_archive import GARBAGE_COLLECTOR, ClassArchive
 from deploy.local.engines.home import one_line_for_disk_errors
 from deploy.local.engines.jars import kafka_jars
 from deploy.local.engines.ports import HOST, listening, require_free
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 _JVM = (
     "-Xms128m",
     "-Xmx512m",
-    "-XX:+UseSerialGC",
-    "-XX:TieredStopAtLevel=4",
+    GARBAGE_COLLECTOR,
     "-Djava.awt.headless=true",
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
     "-Dorg.slf4j.simpleLogger.log.kafka.server=info",
@@ -67,9 +67,13 @@ class Kafka:
         with one_line_for_disk_errors(self._home):
             self._data.mkdir(exist_ok=True)
             self._config.write_text(properties(self._data, self._ports))
-        jvm = [java(), *_JVM, "-cp", f"{jars}/*"]
+            # In a fixed order, which the archive of classes depends on.
+            classpath = ":".join(str(jar) for jar in sorted(jars.glob("*.jar")))
+            archive = ClassArchive(jars.parent, self._data / "classes.jsa", java(), classpath).options()
+        jvm = [java(), *_JVM, "-cp", classpath]
         if not (self._data / "log" / "meta.properties").exists():
             self._format(jvm)
+        jvm[1:1] = archive
         return Command(self.name, [*jvm, "kafka.Kafka", str(self._config)], self.log)
 
     def check_ports(self) -> None:
@@ -142,8 +146,8 @@ def properties(data: Path, ports: Ports) -> str:
         "log.index.size.max.bytes": 1024 * 1024,
         "log.segment.delete.delay.ms": 10000,
         # A broker that was killed may not register again before its session has passed.
-        "broker.session.timeout.ms": 1500,
-        "broker.heartbeat.interval.ms": 300,
+        "broker.session.timeout.ms": 2500,
+        "broker.heartbeat.interval.ms": 500,
         "initial.broker.registration.timeout.ms": 60000,
     }
     return "".join(f"{key}={value}\n" for key, value in settings.items())
