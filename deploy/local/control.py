@@ -17,7 +17,7 @@ from deploy.local.engines.child import log_tail, wait_ended
 from deploy.local.engines.home import one_line_for_disk_errors, prepare
 from deploy.local.errors import AlreadyRunning, EngineError, HomeUnusable, LocalStackError, PortInUse
 from deploy.local.logs import rotate
-from deploy.local.state import ENGINES, PROCESSES, ComponentState, StackState, read_state, state_path
+from deploy.local.state import ENGINES, PROCESSES, ComponentState, Phase, StackState, read_state, state_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +105,14 @@ def status(home: Path) -> list[Member]:
     running = supervisor(home)
     if state is None or running is None or running.pid != state.supervisor_pid:
         return []
-    return [Member(name, each, _memory_bytes(each.pid)) for name, each in state.components.items()]
+    return [_member(name, each) for name, each in state.components.items()]
+
+
+def _member(name: str, said: ComponentState) -> Member:
+    memory = _memory_bytes(said.pid)
+    if said.phase is Phase.READY and memory == 0:  # ended a moment ago, or the disk is full and nothing can be said
+        said = ComponentState(Phase.FAILED, None, said.restarts, "ended")
+    return Member(name, said, memory)
 
 
 def _environment(settings: StackSettings, home: Path) -> dict[str, str]:

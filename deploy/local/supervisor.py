@@ -37,6 +37,7 @@ _PROCESSES_STOP_SECONDS = 10
 _ENGINES_STOP_SECONDS = 20
 _FAILURES_MAX = 5
 _POLL_SECONDS = 0.05
+_WATCH_SECONDS = 0.5
 _THREAD_SECONDS = 5
 
 
@@ -52,6 +53,7 @@ class Supervisor:
         self._components = {name: ComponentState() for name in names}
         self._urls: dict[str, str] = {}
         self._ready = False
+        self._unwritten = False
         self._threads: list[threading.Thread] = []
         self._watches: list[Watch] = []
 
@@ -66,7 +68,9 @@ class Supervisor:
                 pidfile.end_left_over(home / "run" / f"{name}.pid")
             try:
                 self._boot(home)
-                while not self._stopping.wait(0.5):
+                while not self._stopping.wait(_WATCH_SECONDS):
+                    if self._unwritten:
+                        self._write()
                     if while_pid is not None and not psutil.pid_exists(while_pid):
                         break
             except LocalStackError as error:
@@ -155,8 +159,9 @@ class Supervisor:
             )
             try:
                 write_state(self._home, state)
-            except OSError as failed:  # a full disk must not end what runs
-                print(f"can't write the state: {failed.strerror}", file=sys.stderr, flush=True)  # noqa: T201
+                self._unwritten = False
+            except OSError:  # a full disk must not end what runs; its log can't say so either
+                self._unwritten = True
 
 
 class _owned:  # noqa: N801 - used as a function

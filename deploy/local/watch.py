@@ -91,9 +91,9 @@ class Watch:
         self._rotate()
         try:
             self.handle.start()
-            pidfile.write(self._pid_file, self.handle.pid)
         except (LocalStackError, OSError) as error:
             return False, str(error)
+        written = self._write_pid()
         self.say(ComponentState(Phase.STARTING, self.handle.pid, restarts))
         ready = False
         while (code := self.handle.exit_code()) is None:
@@ -102,10 +102,19 @@ class Watch:
             if not ready and self.handle.ready():
                 ready = True
                 self.say(ComponentState(Phase.READY, self.handle.pid, restarts))
+            written = written or self._write_pid()
             self._rotate()
             self._stopping.wait(_READY_POLL_SECONDS if ready else _STARTING_POLL_SECONDS)
         ended = f"killed by signal {-code}" if code < 0 else f"ended with code {code}: {log_tail(self.handle.log)}"
         return ready, ended
+
+    def _write_pid(self) -> bool:
+        """Whether it could: on a full disk it is tried again."""
+        try:
+            pidfile.write(self._pid_file, self.handle.pid)
+        except OSError:
+            return False
+        return True
 
     def _rotate(self) -> None:
         now = time.monotonic()

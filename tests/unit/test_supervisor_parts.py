@@ -220,7 +220,7 @@ input()
     assert wait_ended([child], timeout_seconds=20)
 
 
-def test_a_watch_starts_again_what_ends(tmp_path):
+def test_a_watch_starts_again_what_ends_even_on_a_full_disk(tmp_path, monkeypatch):
     """The first life ends before it is ready, the second one is ready and killed, the third one stays."""
     from deploy.local.engines.handle import Handle
     from deploy.local.watch import Watch
@@ -244,6 +244,14 @@ def test_a_watch_starts_again_what_ends(tmp_path):
 
     for folder in ("run", "log"):
         (tmp_path / folder).mkdir()
+    real_write, full = pidfile.write, [OSError(errno.ENOSPC, "no space")] * 2
+
+    def write(path, pid):
+        if full:
+            raise full.pop()
+        real_write(path, pid)
+
+    monkeypatch.setattr(pidfile, "write", write)
     stopping, states = threading.Event(), []
     watch = Watch(Handle(Flaky()), tmp_path, stopping, lambda _, state: states.append(state))
     thread = threading.Thread(target=watch.run)
