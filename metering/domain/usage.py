@@ -187,7 +187,7 @@ class UsageRow:
 
 
 def answer(query: UsageQuery, states: Iterable[tuple[GroupKey, PartialState]]) -> list[UsageRow]:
-    """The rows of a query, by window, subject, customer, group values."""
+    """The rows of a query by window, if it has windows, then by subject, customer, group values."""
     merged: dict[GroupKey, PartialState] = {}
     for key, state in states:
         known = merged.get(key)
@@ -195,7 +195,7 @@ def answer(query: UsageQuery, states: Iterable[tuple[GroupKey, PartialState]]) -
     if query.window is None and not query.group_by:
         return _total(query, merged.get(GroupKey(), PartialState()))
     rows = [_row(query, key, state) for key, state in merged.items() if state.count]
-    return sorted(rows, key=_order)
+    return sorted(rows, key=_window_first if query.window is not None else _group)
 
 
 def _total(query: UsageQuery, state: PartialState) -> list[UsageRow]:
@@ -217,8 +217,12 @@ def _row(query: UsageQuery, key: GroupKey, state: PartialState) -> UsageRow:
     return UsageRow(value, start, end, key.subject, key.customer, groups)
 
 
-def _order(row: UsageRow) -> tuple[datetime, str, str, tuple[str, ...]]:
-    return row.window_start, row.subject or "", row.customer_id or "", tuple(row.group_by.values())
+def _window_first(row: UsageRow) -> tuple[datetime, tuple[str, str, tuple[str, ...]]]:
+    return row.window_start, _group(row)
+
+
+def _group(row: UsageRow) -> tuple[str, str, tuple[str, ...]]:
+    return row.subject or "", row.customer_id or "", tuple(row.group_by.values())
 
 
 class Grouping:
