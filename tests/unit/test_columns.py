@@ -349,6 +349,31 @@ def test_the_latest_is_by_time_then_by_arrival():
     ]
 
 
+def test_cells_merge_unique_and_latest_values_of_subjects():
+    meters = (
+        Meter("n", "U", 1, "u", "t", Aggregation.UNIQUE_COUNT, "$.v"),
+        Meter("n", "L", 1, "l", "t", Aggregation.LATEST, "$.v"),
+    )
+    columns = EventColumns(
+        ["n"] * 3,
+        ["i"] * 3,
+        ["s"] * 3,
+        ["t"] * 3,
+        ["a", "b", "c"],
+        [5, 9, 7],
+        [b'{"v":1}', b'{"v":2}', b'{"v":1}'],
+        [1] * 3,
+        [0] * 3,
+        [0, 1, 2],
+    )
+    usage = measure(columns, lambda _n, _t: meters).usage
+    for frame in (usage, usage.reverse(), usage.sort("subject"), usage.sort("subject", descending=True)):
+        found = {cell.meter: cell for cell in (Cell(*row) for row in cell_rows(cells(frame, lambda _n, _s: "X")))}
+        assert found["U.1"].uniques == ("1", "2")
+        latest = found["L.1"]
+        assert (latest.latest, latest.latest_time, latest.latest_offset, latest.events) == (2, 9, 1, 3)
+
+
 def test_events_from_the_first_instant_on_count():
     meter = Meter("n", "M", 1, "m", "t", Aggregation.COUNT, event_from=datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))
     columns = EventColumns(
