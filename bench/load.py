@@ -79,6 +79,12 @@ def run_load(load: Load) -> LoadResult:
     return msgspec.json.decode(done.stdout, type=LoadResult)
 
 
+def others(result: LoadResult, expected: str) -> tuple[str, ...]:
+    """A line that says so if there were answers with another status than the expected one."""
+    wrong = {status: count for status, count in result.statuses.items() if status != expected}
+    return (f"other answers: {wrong}",) if wrong else ()
+
+
 class _Run:
     """What the connections of a run share."""
 

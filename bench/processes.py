@@ -53,3 +53,18 @@ def _answers(url: str) -> bool:
     with suppress(OSError, HTTPError), urlopen(url, timeout=1) as answer:
         return bool(answer.status == 200)
     return False
+
+
+def run_python(arguments: Sequence[str], *, environment: Mapping[str, str], timeout: float) -> str:
+    """Run `python ARGUMENTS` to its end and return what it printed. Raises RuntimeError when it fails."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} failed: {done.stderr[-2000:]}")
+    return done.stdout.strip()

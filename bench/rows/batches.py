@@ -7,8 +7,8 @@ from itertools import islice
 from confluent_kafka import Producer
 
 from bench.events import BATCH, batch
-from bench.ingest_run import PARTITIONS, ingest_server, others
-from bench.load import Load, request, run_load
+from bench.load import Load, others, request, run_load
+from bench.product import PARTITIONS, product
 from bench.row import Bench, Result, Row
 from bench.topics import create_topics, drop_topics, new_prefix
 from ingest.limits import IngestSettings
@@ -22,9 +22,9 @@ _VALUE = (
 
 
 def _measure(bench: Bench) -> Result:
-    with ingest_server(bench) as port:
+    with product(bench, processes=("api",)) as running:
         load = Load(
-            port=port,
+            port=running.api_port,
             requests=[request("POST", "/api/v1/events", batch())],
             connections=_CONNECTIONS,
             seconds=bench.seconds(10, 3),
