@@ -23,7 +23,7 @@ from billing.postgres.migrate import JOBS_SCHEMA
 from billing.settings import BillingSettings
 from metering.clickhouse.closing import close_hours
 
-COLLECT: Final = "*/5 * * * * *"  # with seconds
+COLLECT: Final = "* * * * * */5"  # the sixth field is the seconds
 CLOSE: Final = "*/5 * * * *"
 STALLED_SECONDS: Final = 60
 
@@ -95,15 +95,21 @@ async def ask_to_issue(app: procrastinate.App, invoice_id: str) -> None:
 
 
 async def _issue(work: Work, invoice_id: str) -> None:
-    log = structlog.get_logger().bind(invoice=invoice_id)
-    with FAILED.labels("billing.issue").count_exceptions():
-        result = await issue(work.postgres, work.readings, invoice_id, now=work.clock())
-    if isinstance(result, Waiting):
-        WAITED.labels(result.reason).inc()
-        log.debug("invoice_waits", reason=result.reason)
-    else:
+    """Issue the invoice, and the subscription's next ones as far as they are ready."""
+    following: list[str] = [invoice_id]
+    while following:
+        with FAILED.labels("billing.issue").count_exceptions():
+            result = await issue(work.postgres, work.readings, following[0], now=work.clock())
+        log = structlog.get_logger().bind(invoice=following[0])
+        if isinstance(result, Waiting):
+            WAITED.labels(result.reason).inc()
+            log.debug("invoice_waits", reason=result.reason)
+            return
         ISSUED.inc()
         log.info("invoice_issued", number=result.number, total=str(result.total), currency=result.currency)
+        following = await waiting_invoices(
+            work.postgres, now=work.clock(), subscription_id=result.subscription_id, limit=1
+        )
 
 
 async def _forget_stalled(app: procrastinate.App) -> None:

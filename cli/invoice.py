@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
     from rich.table import Table
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from billing.invoicing.clickhouse import ClickHouseReadings
     from billing.invoicing.invoices import Invoice
     from billing.invoicing.verify import Verification
 
@@ -106,7 +106,8 @@ def _shown(number: Any) -> str:
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
     """Its result; what the domain refuses becomes one line and exit code 2."""
-    from sqlalchemy.exc import OperationalError
+    from clickhouse_connect.driver.exceptions import OperationalError as ClickHouseAway
+    from sqlalchemy.exc import OperationalError as PostgresAway
 
     from metering.domain.errors import WeighbridgeError
 
@@ -114,45 +115,51 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run(work)
     except WeighbridgeError as error:
         typer.echo(f"weighbridge: {error}", err=True)
-    except OperationalError as error:
-        typer.echo(f"weighbridge: the database is away: {str(error.orig).splitlines()[0]}", err=True)
+    except PostgresAway as error:
+        typer.echo(f"weighbridge: Postgres is away: {str(error.orig).splitlines()[0]}", err=True)
+    except ClickHouseAway as error:
+        typer.echo(f"weighbridge: ClickHouse is away: {str(error).splitlines()[0]}", err=True)
     raise typer.Exit(2)
 
 
 async def _find(invoice_id: str) -> Invoice:
     from billing.invoicing.invoices import find_invoice
 
-    async with _readings() as readings:
-        return await find_invoice(readings.usage.postgres, invoice_id)
+    async with _postgres() as postgres:
+        return await find_invoice(postgres, invoice_id)
 
 
 async def _verify(invoice_id: str) -> Verification:
+    from billing.invoicing.clickhouse import ClickHouseReadings
     from billing.invoicing.verify import verify_invoice
+    from cli.engines import engine_settings
+    from metering.clickhouse.client import connect_async
+    from metering.clickhouse.usage import UsageStore
 
-    async with _readings() as readings:
-        return await verify_invoice(readings.usage.postgres, readings, invoice_id)
+    settings = engine_settings()
+    clickhouse = await connect_async(settings)
+    try:
+        async with _postgres() as postgres:
+            readings = ClickHouseReadings(clickhouse, UsageStore(clickhouse, postgres, settings), settings)
+            return await verify_invoice(postgres, readings, invoice_id)
+    finally:
+        await clickhouse.close()
 
 
 async def _verify_log() -> int | None:
     from billing.postgres.audit import verify
 
-    async with _readings() as readings, readings.usage.postgres.connect() as connection:
+    async with _postgres() as postgres, postgres.connect() as connection:
         return await verify(connection)
 
 
 @asynccontextmanager
-async def _readings() -> AsyncIterator[ClickHouseReadings]:
-    from billing.invoicing.clickhouse import ClickHouseReadings
+async def _postgres() -> AsyncIterator[AsyncEngine]:
     from cli.engines import engine_settings
-    from metering.clickhouse.client import connect_async
-    from metering.clickhouse.usage import UsageStore
     from metering.postgres.engine import async_engine
 
-    settings = engine_settings()
-    postgres = async_engine(settings, application="cli")
-    clickhouse = await connect_async(settings)
+    engine = async_engine(engine_settings(), application="cli")
     try:
-        yield ClickHouseReadings(clickhouse, UsageStore(clickhouse, postgres, settings), settings)
+        yield engine
     finally:
-        await clickhouse.close()
-        await postgres.dispose()
+        await engine.dispose()

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 from sqlalchemy import Row, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from billing.domain.canonical import fingerprint
@@ -97,14 +97,21 @@ async def _open(
     return opened
 
 
-async def waiting_invoices(engine: AsyncEngine, *, now: datetime, limit: int = BATCH) -> list[str]:
-    """The ids of open invoices whose cut is over, earliest boundary first."""
-    query = (
-        select(invoices.c.id)
-        .where(invoices.c.status == OPEN, invoices.c.cut <= now)
-        .order_by(invoices.c.period_to, invoices.c.id)
-        .limit(limit)
+async def waiting_invoices(
+    engine: AsyncEngine, *, now: datetime, subscription_id: str | None = None, limit: int = BATCH
+) -> list[str]:
+    """Of each subscription (or of one) the id of its first open invoice, if the cut is over; earliest first."""
+    waiting = [invoices.c.status == OPEN, invoices.c.cut <= now]
+    if subscription_id is not None:
+        waiting.append(invoices.c.subscription_id == subscription_id)
+    first = (
+        select(invoices.c.id, invoices.c.period_to)
+        .ext(distinct_on(invoices.c.subscription_id))
+        .where(*waiting)
+        .order_by(invoices.c.subscription_id, invoices.c.period_to)
+        .subquery()
     )
+    query = select(first.c.id).order_by(first.c.period_to, first.c.id).limit(limit)
     async with engine.connect() as connection:
         return list((await connection.execute(query)).scalars())
 
