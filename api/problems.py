@@ -148,6 +148,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> ProblemResponse:
+        if isinstance(error.__cause__, WeighbridgeError):  # FastAPI wraps what reading the body raises
+            return of_error(error.__cause__, dict(request.headers.raw))
         status = HTTPStatus(error.status_code)
         detail = "" if error.detail == status.phrase else str(error.detail)
         return problem(status, dict(request.headers.raw), detail, fields=error.headers)
