@@ -198,7 +198,7 @@ class Owner:
     async def _compute(self) -> None:
         """Compute what is stale or changed, a batch at a time, and try again until it is done."""
         pause = _RETRY_SECONDS
-        self._book.reached({each.partition: each.revision for each in (await self._coverage()).partitions})
+        self._reach(await self._coverage())
         while True:
             await self._work.wait()
             self._work.clear()
@@ -218,6 +218,11 @@ class Owner:
                 self._work.set()
             self._wake.set()
 
+    def _reach(self, found: Coverage) -> Vector:
+        w = vector_of(found)
+        self._book.reached(w, [each.revision for each in found.partitions])
+        return w
+
     async def _coverage(self) -> Coverage:
         while True:
             try:
@@ -228,8 +233,7 @@ class Owner:
 
     async def _install(self, tasks: list[Task]) -> None:
         found = await self.source.coverage()
-        self._book.reached({each.partition: each.revision for each in found.partitions})
-        w = vector_of(found)
+        w = self._reach(found)
         usage = await self.source.usage(tasks, w)
         for task in tasks:
             if self._book.install(task, w, usage[task.key], self.now()):

@@ -10,7 +10,7 @@
   has reached that revision.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
@@ -92,11 +92,13 @@ class Book:
     waiting_minutes: int = 0
     """How much usage waits for held records, to bound it."""
     _revisions: list[int] = field(default_factory=list)
-    _by_customer: dict[tuple[str, str], set[Key]] = field(default_factory=dict)
+    _reached: Vector = ()
+    _by_customer: dict[tuple[str, str], dict[Key, None]] = field(default_factory=dict)
     _wanted: dict[Key, Change] = field(default_factory=dict)
-    _stale: set[Key] = field(default_factory=set)
+    _stale: dict[Key, None] = field(default_factory=dict)
     _held: dict[Key, _Hold] = field(default_factory=dict)
-    _dirty: set[Key] = field(default_factory=set)
+    _dirty: dict[Key, None] = field(default_factory=dict)
+    # Dictionaries stand for sets: their order is that of what happened, so a simulated schedule repeats.
 
     def __post_init__(self) -> None:
         self.passed = joined(self.passed, (0,) * self.sources)
@@ -145,13 +147,16 @@ class Book:
             return
         self._wanted.pop(key, None)
         self._release(key)
-        self._stale.discard(key)
+        self._stale.pop(key, None)
         self._put(key, gone(change.sequence, self.passed))
 
-    def reached(self, revisions: Mapping[int, int]) -> None:
-        """The source partitions have flushed at these revisions of the registry."""
-        for q, revision in revisions.items():
-            self._revisions[q] = max(self._revisions[q], revision)
+    def reached(self, w: Vector, revisions: Sequence[int]) -> None:
+        """The source partitions have flushed up to `w`, the last range of each at this revision of the registry.
+
+        A later answer may know less, from a replica that lags; nothing is computed from less than was seen once.
+        """
+        self._reached = joined(self._reached, w)
+        self._revisions = [max(one, other) for one, other in zip(self._revisions, revisions, strict=True)]
 
     def hold(self, limit: int) -> list[Task]:
         """Hold up to `limit` records that are to be computed, and say what that takes. The source is asked after it."""
@@ -164,11 +169,12 @@ class Book:
                 assert record is not None
                 assert record.entitlement is not None
                 sequence, entitlement = record.sequence, record.entitlement
-            floor = joined(record.vector, self.passed) if record else self.passed
+            floor = joined(self._reached, self.passed)
+            floor = joined(floor, record.vector) if record else floor
             tasks.append(Task(key, sequence, entitlement, floor))
         for task in tasks:
             self._held[task.key] = _Hold(task)
-            self._stale.discard(task.key)
+            self._stale.pop(task.key, None)
             self._index(task.key)
         return tasks
 
@@ -205,14 +211,14 @@ class Book:
 
     def rewrite(self, keys: Iterable[Key]) -> None:
         """Have these records written again as they are."""
-        self._dirty.update(key for key in keys if key in self.records)
+        self._dirty.update((key, None) for key in sorted(keys) if key in self.records)
 
     def unwritten(self, now: datetime) -> list[tuple[Key, Record]]:
         """The records changed since the last call, but for stale and held ones; their vectors are brought up."""
         ready = [key for key in self._dirty if key not in self._held and key not in self._stale]
-        self._dirty.difference_update(ready)
         changed = []
         for key in ready:
+            del self._dirty[key]
             record = self.records[key]
             record = self.records[key] = settled(replace(record, vector=joined(record.vector, self.passed)), now)
             changed.append((key, record))
@@ -224,7 +230,7 @@ class Book:
         for key, record in self.records.items():
             at = max(record.vector[q], self.passed[q])
             if record.entitlement is not None and delta.end > at != delta.start and key not in self._held:
-                self._stale.add(key)
+                self._stale[key] = None
         for hold in self._held.values():  # what lies between can only come from the source
             self._raise_floor(hold, q, delta.start if delta.start > self.passed[q] else delta.end)
 
@@ -245,10 +251,10 @@ class Book:
         after = Late(min(extra)) if record.vector[q] > delta.start else merged(record, extra)
         match after:
             case Late():
-                self._stale.add(key)
+                self._stale[key] = None
             case Record():
                 self.records[key] = after
-                self._dirty.add(key)
+                self._dirty[key] = None
             case _:
                 assert_never(after)
 
@@ -267,11 +273,11 @@ class Book:
 
     def _put(self, key: Key, record: Record) -> None:
         self.records[key] = record
-        self._dirty.add(key)
+        self._dirty[key] = None
         self._index(key)
 
     def _index(self, key: Key) -> None:
-        self._by_customer.setdefault((key.namespace, key.customer), set()).add(key)
+        self._by_customer.setdefault((key.namespace, key.customer), {})[key] = None
 
     def _release(self, key: Key) -> None:
         hold = self._held.pop(key, None)
