@@ -13,9 +13,13 @@ from metering.domain.burndown import Balance, Snapshot, advance, next_boundary, 
 from metering.domain.consumption import Measured, Point, Usage, add, instant_of, minute_of, point
 from metering.domain.entitlement import DimensionFilter, Entitlement
 from metering.domain.filters import Compare, OneOf, StringFilter, matches
+from metering.domain.meter import Aggregation
 
 #: The snapshot stays this far behind, so that events late by less are merged like any other.
 SNAPSHOT_LAG: Final = timedelta(days=1)
+
+#: The aggregations of which a balance can be kept.
+BALANCED: Final = frozenset({Aggregation.SUM, Aggregation.COUNT, Aggregation.UNIQUE_COUNT, Aggregation.LATEST})
 
 Vector = tuple[int, ...]
 """For each source partition the end of the last range applied: all offsets below it are in, none at or above."""

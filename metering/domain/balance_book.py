@@ -135,14 +135,17 @@ class Book:
         self.passed = joined(self.passed, _unit(q, delta.end))
 
     def take_change(self, change: Change) -> None:
-        """Note what an entitlement has become. What is older than what is known is ignored."""
+        """Note what an entitlement has become. What is older than what is known is ignored.
+
+        On a meter whose values do not add up to a balance (features refuse those) there is none.
+        """
         key = change.key
         record, wanted = self.records.get(key), self._wanted.get(key)
         if record is not None and change.sequence <= record.sequence:
             return
         if wanted is not None and change.sequence <= wanted.sequence:
             return
-        if change.entitlement is not None:
+        if change.entitlement is not None and change.entitlement.aggregation in BALANCED:
             self._wanted[key] = change
             return
         self._wanted.pop(key, None)
