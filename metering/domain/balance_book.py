@@ -17,6 +17,7 @@ from itertools import islice
 from typing import NamedTuple, Protocol, assert_never
 
 from metering.domain.balance import (
+    BALANCED,
     Cell,
     Late,
     Record,
