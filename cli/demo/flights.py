@@ -83,7 +83,7 @@ def measured(row: dict[str, str], at: datetime) -> Measured:
             "flights": Decimal(1),
             "miles": Decimal(row["distance"]),
             "air_minutes": Decimal(row["air_time"]) if landed else None,
-            **({"aircraft": row["tailnum"]} if "aircraft" in data else {}),
+            "aircraft": row["tailnum"] if "aircraft" in data else None,
         },
     )
 
