@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _RUN_FOLDER = "WEIGHBRIDGE_TEST_RUN"
 _URLS = "WEIGHBRIDGE_TEST_ENGINES_URLS"
-_START_SECONDS = 180  # the first time with a download
+_START_SECONDS = 270  # the first time with a download
 _STOP_SECONDS = 30
 _CHAOS_SEEDS = 25
 

@@ -26,7 +26,7 @@ class StackSettings(BaseSettings):
     sink_metrics_port: int = Field(default=8894, ge=1, le=65535)
     balances_metrics_port: int = Field(default=8895, ge=1, le=65535)
     billing_metrics_port: int = Field(default=8896, ge=1, le=65535)
-    start_timeout_seconds: float = Field(default=120, gt=0, description="of processes; engines have 90 s")
+    start_timeout_seconds: float = Field(default=120, gt=0, description="of processes; engines have 180 s")
 
     @property
     def engine_ports(self) -> Ports:

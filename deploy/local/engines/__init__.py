@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HOST", "Engines", "Handle", "Ports"]
 
-_READY_TIMEOUT_SECONDS = 90
+_READY_TIMEOUT_SECONDS = 180  # a busy machine takes its time
 
 
 def _silent(_message: str) -> None:
