@@ -94,7 +94,7 @@ class World:
         wanted = Order("air", customer_key="heron", start=START, **order)
         return await create_subscription(self.engine, NS, wanted, now=START)
 
-    def flight(self, miles: Any, at: datetime, *, ingest: datetime | None = None, **more: Any) -> None:
+    def flight(self, miles: Any, at: datetime, *, ingest: datetime | None = None, **more: Any) -> EventColumns:
         """Write one flight as a range of its own."""
         partition = self.sent % PARTITIONS
         offset = self.offsets[partition]
@@ -114,6 +114,7 @@ class World:
         self._write_event(columns, offset)
         self._write_flush(partition, ingest or at, counted=1)
         self.sent += 1
+        return columns
 
     def reach(self, instant: datetime) -> None:
         """Ticks that carry every partition past `instant`."""

@@ -159,7 +159,7 @@ class SinkStack:
             "BALANCE_PARTITIONS": str(self.settings.balance_partitions),
             "SINK_NAME": name,
             "SINK_METRICS_PORT": "0",
-            "SINK_SESSION_SECONDS": "6",
+            "SINK_SESSION_SECONDS": "2",
             "SINK_TICK_SECONDS": "1",
             "SINK_RETAKE_SECONDS": "1",
             "SINK_FLUSH_EVENTS": "200",

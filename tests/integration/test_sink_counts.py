@@ -1,5 +1,6 @@
 """The sink on real engines: kill -9 between any two of its steps, rebalances, zombies, a lost dedupe store."""
 
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -7,8 +8,12 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import insert, select
 
 from metering.domain.event import event_key
+from metering.domain.meter import Aggregation, Meter
+from metering.postgres.registry import meter_changed
+from metering.postgres.tables import backfills
 from sink.failpoint import NAMES
 from sink.settings import SinkSettings
 from tests.conftest import ClickHouseDatabase, EngineUrls
@@ -70,3 +75,54 @@ def test_lost_dedupe_store_is_completed_from_events(stack: SinkStack) -> None:
     stack.start()
     stack.wait_flushed()
     stack.check()
+
+
+def test_two_sinks_share_the_partitions_and_one_takes_over_from_a_killed_one(stack: SinkStack) -> None:
+    stack.send((flight(n) for n in range(400)), twice_each=5)
+    first = stack.start("first")
+    wait_until(lambda: "taken" in stack.log("first"), "the first sink to begin")
+    stack.start("second")
+    for start in range(400, 1600, 200):
+        stack.send((flight(n) for n in range(start, start + 250)), twice_each=5)
+    wait_until(lambda: "taken" in stack.log("second"), "the second sink to take a partition")
+    first.kill()
+    stack.send(flight(n) for n in range(1500, 2000))
+    stack.wait_flushed()
+    stack.check()
+
+
+def test_a_sink_that_was_stopped_past_its_session_is_fenced_when_it_goes_on(stack: SinkStack) -> None:
+    stack.send(flight(n) for n in range(600))
+    zombie = stack.start("zombie")
+    wait_until(lambda: stack.query("SELECT count() FROM flushes")[0][0], "the first flush")
+    zombie.send_signal(signal.SIGSTOP)
+    stack.send((flight(n) for n in range(400, 1000)), twice_each=3)
+    stack.start("heir")
+    stack.wait_flushed()
+    zombie.send_signal(signal.SIGCONT)
+    stack.send(flight(n) for n in range(900, 1500))
+    wait_until(lambda: re.search("fenced|stopped|taken.*taken", stack.log("zombie"), re.DOTALL), "the zombie to notice")
+    stack.wait_flushed()
+    stack.check()
+
+
+def test_a_meter_made_while_events_flow_counts_all_of_them(stack: SinkStack) -> None:
+    stack.send(flight(n) for n in range(800))
+    stack.start()
+    wait_until(lambda: stack.query("SELECT count() FROM flushes")[0][0], "the first flush")
+    late = Meter("default", "01METERLATE000000000000000", 1, "late", "flight", Aggregation.SUM, "$.miles")
+    revision = stack.change(meter_changed(late))
+    with stack.postgres.begin() as connection:
+        connection.execute(insert(backfills).values(meter_key=late.key, namespace="default", revision=revision))
+    stack.send((flight(n) for n in range(700, 1200)), twice_each=4)
+    done = select(backfills.c.done_at).where(backfills.c.meter_key == late.key)
+
+    def backfilled() -> bool:
+        with stack.postgres.connect() as connection:
+            return connection.execute(done).scalar_one() is not None
+
+    wait_until(backfilled, "the backfill")
+    stack.wait_flushed()
+    rows = stack.query(f"SELECT subject, sum(events), sum(sum) FROM usage FINAL WHERE meter = '{late.key}' GROUP BY 1")
+    miles = {subject: total for (slug, subject), total in stack.sent.usage().items() if slug == "miles"}
+    assert {subject: (events, total) for subject, events, total in rows} == miles
