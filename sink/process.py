@@ -15,6 +15,7 @@ from metering.observability import serve_metrics
 from metering.postgres.engine import sync_engine
 from sink import metrics
 from sink.audit import Audit
+from sink.backfill import Backfill
 from sink.deltas import SinkProducer
 from sink.failpoint import Failpoint
 from sink.fence import PostgresFence
@@ -37,10 +38,11 @@ class Sink:
         self.stop = threading.Event()
         self._joined = False
         self._loops: dict[int, PartitionLoop] = {}
-        self._postgres = sync_engine(settings, application="sink", pool_size=settings.event_partitions + 2)
+        self._postgres = sync_engine(settings, application="sink", pool_size=settings.event_partitions + 4)
         self._registry = RegistryWatch(self._postgres, settings.sink_registry_seconds)
         self._clickhouse = connect(settings)
         self._producer = SinkProducer(settings)
+        self._backfill = Backfill(settings, self._postgres, self._clickhouse, self._registry)
         self._engines = Engines(
             settings,
             PostgresFence(self._postgres, settings.events_topic),
@@ -59,6 +61,7 @@ class Sink:
         """Work until `stop` is set. Raises what a partition's loop failed with, ProtocolViolation above all."""
         server = serve_metrics(self._settings.sink_metrics_port, self.ready)
         self._registry.start()
+        self._backfill.start()
         group = self._join_group()
         try:
             while not self.stop.is_set():
@@ -68,6 +71,7 @@ class Sink:
             self._stop_loops(list(self._loops), STOP_SECONDS)
             with suppress(KafkaException):
                 group.close()
+            self._backfill.close()
             self._registry.close()
             self._producer.close()
             self._clickhouse.close()
