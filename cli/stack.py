@@ -20,6 +20,12 @@ app = typer.Typer()
 
 _PHASE_STYLES = {"waiting": "dim", "starting": "yellow", "ready": "green", "failed": "red", "stopped": "dim"}
 
+_ENGINE_VARIABLES = {
+    "kafka": "WEIGHBRIDGE_KAFKA_BOOTSTRAP",
+    "postgres": "WEIGHBRIDGE_POSTGRES_URL",
+    "clickhouse": "WEIGHBRIDGE_CLICKHOUSE_URL",
+}
+
 
 class Only(StrEnum):
     """What `up` can start alone."""
@@ -37,6 +43,23 @@ def one_line_errors() -> Iterator[None]:
     except LocalStackError as error:
         typer.echo(f"weighbridge: {error}", err=True)
         raise typer.Exit(error.exit_code) from None
+
+
+def follow_local_stack() -> None:
+    """Let this process reach the engines of the stack that runs in the home, unless the environment names others."""
+    import os
+
+    from deploy.local.control import supervisor
+    from deploy.local.settings import load_settings
+    from deploy.local.state import read_state
+
+    home = load_settings().home.expanduser().absolute()
+    state = read_state(home)
+    if state is None or supervisor(home) is None:
+        return
+    for engine, variable in _ENGINE_VARIABLES.items():
+        if engine in state.urls:
+            os.environ.setdefault(variable, state.urls[engine])
 
 
 @app.command()

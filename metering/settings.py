@@ -17,7 +17,7 @@ class EngineSettings(BaseSettings):
     event_partitions: int = Field(default=4, ge=1, le=1000, description="fixed for a generation of the events topic")
     balance_partitions: int = Field(default=4, ge=1, le=1000)
     topic_replication: int = Field(default=1, ge=1, le=9)
-    postgres_url: SecretStr = Field(default=SecretStr("postgresql://postgres@127.0.0.1:8890/weighbridge"))
+    postgres_url: SecretStr = Field(default=SecretStr("postgresql://weighbridge@127.0.0.1:8890/weighbridge"))
     clickhouse_url: SecretStr = Field(default=SecretStr("http://127.0.0.1:8891"))
     clickhouse_database: str = Field(default="weighbridge", pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")
     default_namespace: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9-_]*$")

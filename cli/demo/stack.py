@@ -8,10 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from cli.stack import progress_table
+from cli.stack import follow_local_stack, progress_table
 from deploy.local.control import start, stop, supervisor
 from deploy.local.settings import load_settings
-from deploy.local.state import read_state
 
 
 @contextmanager
@@ -24,8 +23,7 @@ def running_stack(console: Console) -> Iterator[tuple[str, Path]]:
         with Live(console=console, refresh_per_second=10, transient=True) as live:
             start(settings, while_pid=os.getpid(), on_state=lambda state: live.update(progress_table(state)))
     try:
-        state = read_state(home)
-        assert state is not None
+        follow_local_stack()
         yield settings.api_url, home
     finally:
         if is_ours:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.settings import page
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("metering", "ingest", "sink", "billing", "api", "cli", "deploy")
 VAGUE = {"utils", "util", "helpers", "helper", "common", "manager", "base", "misc"}
@@ -47,3 +49,9 @@ def test_locks_carry_no_addresses() -> None:
     locks = tracked("requirements/*.txt", "*package-lock.json")
     assert locks
     assert [lock for lock in locks if "://" in (ROOT / lock).read_text()] == []
+
+
+def test_the_page_of_settings_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text() == page(), (
+        "run `weighbridge settings --markdown > docs/settings.md`"
+    )
