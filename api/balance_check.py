@@ -27,7 +27,7 @@ CHECKS: Final = Counter(
 _FROM_MEMORY: Final = CHECKS.labels("memory")
 _LEFT: Final = CHECKS.labels("database")
 
-ANSWERS_MAX: Final = 200_000
+ANSWERS_MAX: Final = 50_000
 _V1: Final = "/api/v1/customers/"
 _V2: Final = "/api/v2/customers/"
 _PARTS: Final = 8  # "", api, v1, customers, KEY, entitlements, FEATURE, value

@@ -112,6 +112,10 @@ def of_database(error: DBAPIError, headers: Mapping[bytes, bytes]) -> ProblemRes
     original = error.orig
     if isinstance(original, pg.UniqueViolation):
         return of_error(Conflict("it exists already, or was made at the same moment"), headers)
+    if isinstance(original, pg.DataError):  # such as a text with a NUL character, or a number beyond any column
+        return of_error(
+            InvalidInput("a value can't be stored: it has characters or digits that no field takes"), headers
+        )
     busy = (pg.DeadlockDetected, pg.LockNotAvailable, pg.SerializationFailure, pg.QueryCanceled)
     if isinstance(original, busy) or isinstance(error, OperationalError | InterfaceError):
         _log.warning("postgres_unavailable", detail=str(original).strip())

@@ -10,7 +10,9 @@ from pydantic import ValidationError
 from api.app import create_app
 from api.settings import ApiSettings
 from ingest.limits import IngestSettings
+from metering.domain.errors import InvalidInput
 from metering.observability import configure_logging
+from metering.postgres.predefined import read_meters_file
 
 
 def main() -> int:
@@ -19,7 +21,9 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         settings, ingest = ApiSettings(), IngestSettings()
-    except ValidationError as error:
+        if settings.meters_file is not None:
+            read_meters_file(settings.meters_file)
+    except (ValidationError, InvalidInput) as error:
         print(f"api: settings: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     if arguments.check_config:

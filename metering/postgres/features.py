@@ -45,6 +45,7 @@ async def create_feature(connection: AsyncConnection, namespace: str, draft: Fea
     if is_id(draft.key):
         raise InvalidInput("Feature key cannot be a valid ULID")
     meter_id = None
+    columns: Sequence[str] = ()
     if draft.meter is not None:
         meter = await get_meter(connection, namespace, draft.meter)
         # Held until we commit, so that the meter isn't deleted beneath the feature.
@@ -52,12 +53,13 @@ async def create_feature(connection: AsyncConnection, namespace: str, draft: Fea
         meter_id = (await connection.execute(locked.with_for_update(read=True))).scalar()
         if meter_id is None:
             raise NotFound(f"meter not found: {draft.meter}")
+        columns = meter.meter().dimensions
         _check_meter(meter, draft)
     elif draft.filters:
         raise InvalidInput(
             "invalid filters for feature: a feature without a meter has no columns, available columns: []"
         )
-    _check_unit_cost(draft)
+    _check_unit_cost(draft, columns)
     values = {
         "id": new_id(),
         "namespace": namespace,
@@ -138,7 +140,7 @@ def _check_meter(meter: MeterDefinition, draft: FeatureDraft) -> None:
 _LLM_CHOICES: Final = (("provider", "providerProperty"), ("model", "modelProperty"), ("tokenType", "tokenTypeProperty"))
 
 
-def _check_unit_cost(draft: FeatureDraft) -> None:
+def _check_unit_cost(draft: FeatureDraft, columns: Sequence[str]) -> None:
     cost = draft.unit_cost
     if cost is None or cost["type"] != "llm":
         return
@@ -147,6 +149,8 @@ def _check_unit_cost(draft: FeatureDraft) -> None:
     for fixed, from_property in _LLM_CHOICES:
         if (fixed in cost) == (from_property in cost):
             raise InvalidInput(f"llm unit cost requires exactly one of {fixed} and {from_property}")
+        if from_property in cost and cost[from_property] not in columns:
+            raise InvalidInput(f"llm unit cost {from_property} must be a group by key of the meter")
 
 
 def _live(namespace: str) -> Select[Any]:

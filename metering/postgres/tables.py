@@ -100,13 +100,15 @@ backfills = Table(
     Column("closed_at", _Instant, comment="when closed hours were folded anew with it"),
 )
 
-# Up to which ingest time `usage_closed` may be read. Set back before a swap, forward after it.
+# Up to which ingest time `usage_closed` may be read: set back before a swap, forward after it. What is before
+# `months_until` is read from `usage_months` in its place.
 closing = Table(
     "closing",
     metadata,
     Column("topic", Text, primary_key=True),
     Column("closed_until", _Instant),
     Column("updated_at", _Instant, nullable=False, server_default=func.now()),
+    Column("months_until", _Instant),
 )
 
 meters = Table(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -257,6 +259,27 @@ def test_reset_starts_anew_and_not_twice_in_a_minute(api: ApiClient) -> None:
     shown = api.get(path).json()
     assert shown["lastReset"] == shown["currentUsagePeriod"]["from"]
     assert changes(api, owner["id"])[-1].entitlement is not None
+
+
+def test_grants_made_at_once_are_all_in_the_last_change(api: ApiClient) -> None:
+    owner, what, _ = world(api)
+    path = f"/api/v2/customers/{owner['key']}/entitlements/{what['key']}/grants"
+    body = {"amount": 1, "effectiveAt": zulu(minutes_ago(0))}
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: api.post(path, json=body), range(16)))
+    assert [each.status_code for each in made] == [201] * 16
+    told = [each.entitlement for each in changes(api, owner["id"])]
+    assert [len(each.grants) for each in told if each is not None] == list(range(17))
+
+
+def test_one_of_many_entitlements_made_at_once_wins(api: ApiClient) -> None:
+    owner, what = customer(api), feature(api)
+    body = {"type": "metered", "featureKey": what["key"], **MONTHLY}
+    with ThreadPoolExecutor(8) as pool:
+        post = partial(api.post, f"/api/v2/customers/{owner['key']}/entitlements", json=body)
+        made = list(pool.map(lambda _: post(), range(8)))
+    assert sorted(each.status_code for each in made) == [201] + [409] * 7
+    assert len(changes(api, owner["id"])) == 1
 
 
 def test_change_of_attribution_tells_the_balances(api: ApiClient) -> None:

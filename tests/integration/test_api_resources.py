@@ -235,6 +235,13 @@ def test_bodies_that_are_no_json_are_refused_in_the_words_of_the_document(api: A
     refused(api.post(path, content=b'{"name": "' + b"x" * 2_000_000 + b'"}', headers=json_type), 413)
 
 
+def test_characters_that_no_field_takes_are_refused(api: ApiClient) -> None:
+    refused(api.post("/api/v1/customers", json={"name": "a\x00b", "key": key()}), 400, "can't be stored")
+    refused(api.get("/api/v1/customers/%00"), 400)
+    surrogate = b'{"name": "\\ud800", "key": "x"}'
+    refused(api.post("/api/v1/customers", content=surrogate, headers={"content-type": "application/json"}), 400)
+
+
 def test_request_id_of_the_client_comes_back(api: ApiClient) -> None:
     answer = api.get("/api/v1/meters/none", headers={"x-request-id": "abc-1"})
     assert refused(answer, 404)["instance"] == "urn:request:abc-1"
