@@ -8,7 +8,6 @@ import pytest
 import pytest_asyncio
 
 from billing.domain.evidence import Scope
-from billing.invoicing.clickhouse import ClickHouseReadings
 from billing.invoicing.memory import MemoryReadings
 from metering.domain.columns import EventColumns
 from metering.domain.filters import Compare
@@ -45,7 +44,7 @@ async def test_readings(world: World, kind: str) -> None:
         for n in range(60)
     ]
     memory = MemoryReadings(joined(written), reached=END)
-    readings: ClickHouseReadings | MemoryReadings = world.readings if kind == "clickhouse" else memory
+    readings = world.readings if kind == "clickhouse" else memory
     for meter in METERS:
         for cut in (END, END + timedelta(minutes=30), END + timedelta(days=1)):
             for filters in ((), (("status", Compare("$eq", "landed")),)):

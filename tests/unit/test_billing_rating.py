@@ -51,6 +51,11 @@ def amount_of(details: tuple[Detail, ...], currency: Currency = USD) -> Decimal:
             [("100", "0.1", "10"), ("1", "5", "5"), ("400", "0.05", "20"), ("150", "0.02", "3"), ("1", "20", "20")],
         ),
         (TieredPrice("graduated", T), "100", [("100", "0.1", "10"), ("1", "5", "5")]),
+        (
+            TieredPrice("graduated", T),
+            "500",  # the third tier is not reached, so its flat price is not due
+            [("100", "0.1", "10"), ("1", "5", "5"), ("400", "0.05", "20")],
+        ),
         (TieredPrice("graduated", T), "0", [("1", "5", "5")]),
         (TieredPrice("graduated", T), "-3", [("1", "5", "5")]),
         (TieredPrice("volume", T), "650", [("1", "20", "20"), ("650", "0.02", "13")]),
