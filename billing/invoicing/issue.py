@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 import msgspec
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, func, select, update
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -70,9 +70,13 @@ async def _open(
     connection: AsyncConnection, subscription: Subscription, *, grace: timedelta, now: datetime
 ) -> list[str]:
     timeline, since, at = subscription.timeline, subscription.billed_to, subscription.next_at
+    latest = select(func.max(invoices.c.cut)).where(invoices.c.subscription_id == subscription.id)
+    floor = (await connection.execute(latest)).scalar_one() or subscription.created_at
     opened = []
     while at is not None and at <= now:
         if since is not None or timeline.charges(None, at):
+            # Cuts never go back, even when the grace was shortened: a late event would be billed twice.
+            floor = max(floor, ceil_minute(max(at + grace, subscription.created_at)))
             row = {
                 "id": new_id(),
                 "namespace": subscription.namespace,
@@ -80,7 +84,7 @@ async def _open(
                 "subscription_id": subscription.id,
                 "period_from": since,
                 "period_to": at,
-                "cut": ceil_minute(max(at + grace, subscription.created_at)),
+                "cut": floor,
                 "status": OPEN,
                 "currency": subscription.plan.body.currency,
                 "created_at": now,

@@ -207,6 +207,7 @@ async def _customer(connection: AsyncConnection, namespace: str, order: Order) -
         select(customers)
         .where(customers.c.namespace == namespace, condition)
         .order_by(customers.c.deleted_at.desc().nulls_first())
+        .with_for_update(read=True)  # so that the customer isn't deleted meanwhile
     )
     row = (await connection.execute(query)).first()
     if row is None:

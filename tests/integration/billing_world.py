@@ -147,8 +147,8 @@ class World:
         self.clickhouse.insert("flushes", [row], settings=INSERT_SETTINGS)
         self.offsets[partition] = a + 1
 
-    async def open(self, now: datetime) -> list[str]:
-        return await open_due(self.engine, grace=GRACE, now=now)
+    async def open(self, now: datetime, *, grace: timedelta = GRACE) -> list[str]:
+        return await open_due(self.engine, grace=grace, now=now)
 
     async def issue(self, invoice_id: str, now: datetime) -> Invoice | Waiting:
         return await issue(self.engine, self.readings, invoice_id, now=now)

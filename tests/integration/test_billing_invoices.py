@@ -7,6 +7,8 @@ from decimal import Decimal
 
 import pytest
 import pytest_asyncio
+from alembic import command
+from sqlalchemy import Connection
 
 from billing.domain.price import FlatPrice
 from billing.domain.rate_card import RateCard
@@ -14,7 +16,9 @@ from billing.invoicing.invoices import Invoice, InvoiceFilter, InvoiceStatus, fi
 from billing.invoicing.issue import Waiting, waiting_invoices
 from billing.invoicing.verify import verify_invoice
 from billing.postgres import audit
+from billing.postgres.migrate import alembic_config
 from billing.postgres.tables import audit as audit_table
+from billing.subscriptions.subscriptions import cancel_subscription
 from metering.domain.errors import ProtocolViolation
 from tests.integration.billing_world import CARDS, END, GRACE, LATER, NS, START, World, make_world, march, plan_body
 
@@ -130,6 +134,33 @@ async def test_it_waits_for_its_cut_for_every_partition_and_for_the_invoice_befo
     assert isinstance(await world.issue(march_invoice, now), Invoice)
     assert await waiting_invoices(world.engine, now=now) == [april_invoice]
     assert isinstance(await world.issue(april_invoice, now), Invoice)
+
+
+async def test_cuts_never_go_back_when_the_grace_is_shortened(world: World) -> None:
+    await world.subscribe()
+    (first,) = await world.open(END, grace=timedelta(days=40))
+    (second,) = await world.open(LATER, grace=timedelta(0))
+    cuts = [(await find_invoice(world.engine, invoice_id)).cut for invoice_id in (first, second)]
+    assert cuts == [END + timedelta(days=40), END + timedelta(days=40)]
+
+
+async def test_a_subscription_that_ended_is_billed_up_to_its_end(world: World) -> None:
+    made = await world.subscribe()
+    world.flight(10, march(2))
+    world.flight(10, march(20))
+    await cancel_subscription(world.engine, NS, made.id, now=march(16))
+    invoice = await world.bill(march(16))
+    assert lines(invoice) == [("charge", "fee", None, "23.95"), ("charge", "miles", "10", "6")]  # 15 of 31 days
+    assert await world.open(LATER) == []
+    assert (await verify_invoice(world.engine, world.readings, invoice.id)).is_equal
+
+
+async def test_the_migrations_make_what_the_tables_say(world: World) -> None:
+    def check(connection: Connection) -> None:
+        command.check(alembic_config(connection))
+
+    async with world.engine.connect() as connection:
+        await connection.run_sync(check)
 
 
 async def test_racing_workers_issue_each_invoice_once(world: World) -> None:
