@@ -132,11 +132,11 @@ async def _find(invoice_id: str) -> Invoice:
 async def _verify(invoice_id: str) -> Verification:
     from billing.invoicing.clickhouse import ClickHouseReadings
     from billing.invoicing.verify import verify_invoice
-    from cli.engines import engine_settings
     from metering.clickhouse.client import connect_async
     from metering.clickhouse.usage import UsageStore
+    from metering.settings import EngineSettings
 
-    settings = engine_settings()
+    settings = EngineSettings()
     clickhouse = await connect_async(settings)
     try:
         async with _postgres() as postgres:
@@ -155,10 +155,10 @@ async def _verify_log() -> int | None:
 
 @asynccontextmanager
 async def _postgres() -> AsyncIterator[AsyncEngine]:
-    from cli.engines import engine_settings
     from metering.postgres.engine import async_engine
+    from metering.settings import EngineSettings
 
-    engine = async_engine(engine_settings(), application="cli")
+    engine = async_engine(EngineSettings(), application="cli")
     try:
         yield engine
     finally:
