@@ -12,6 +12,7 @@ from typing import Any, Final
 import faust
 import psycopg
 import structlog
+from faust.tables.manager import TableManager
 from faust.types import TP
 
 from metering.balances.epochs import raise_epoch
@@ -40,10 +41,9 @@ class Engines:
     source: ClickHouseSource
 
     @classmethod
-    async def open(cls, settings: BalancesSettings) -> "Engines":
+    async def open(cls, settings: BalancesSettings, topic: TopicWriter) -> "Engines":
         """Connect. Postgres and Kafka are asked later, when the first partition is taken."""
         source = ClickHouseSource(await connect_async(settings), settings.event_partitions)
-        topic = TopicWriter(settings.kafka_bootstrap, settings.balances_topic)
         return cls(settings, topic, source)
 
     async def close(self) -> None:
@@ -108,6 +108,15 @@ class Owners:
             self.crash(error)
 
 
+class _NoTables(TableManager):  # type: ignore[misc] # faust says nothing about its types
+    """Faust gives agents a second to declare tables. There are none, and a second is much after a kill."""
+
+    async def on_start(self) -> None:
+        if not self.should_stop:
+            await self._update_channels()
+            await self.recovery.start()
+
+
 class BalancesApp(faust.App):  # type: ignore[misc] # faust says nothing about its types
     """The Faust app of one process, with the owners it feeds."""
 
@@ -124,6 +133,7 @@ class BalancesApp(faust.App):  # type: ignore[misc] # faust says nothing about i
             consumer_max_fetch_size=RECORD_BYTES_MAX,
             topic_allow_declare=False,
             topic_disable_leader=True,
+            TableManager=_NoTables,
             web_enabled=False,
             datadir=str(settings.home / "faust"),
             store="memory://",
@@ -132,6 +142,8 @@ class BalancesApp(faust.App):  # type: ignore[misc] # faust says nothing about i
         )
         self.balances_settings = settings
         self.engines: Engines | None = None
+        # An idempotent producer takes half a second to be given its id: let it begin at once.
+        self._topic = TopicWriter(settings.kafka_bootstrap, settings.balances_topic)
         self.owners = Owners(self._opened, settings.event_partitions, self._crash_soon)
         self._crashes: set[asyncio.Task[None]] = set()
         deltas = self.topic(settings.deltas_topic, key_type=bytes, value_type=bytes)
@@ -144,7 +156,7 @@ class BalancesApp(faust.App):  # type: ignore[misc] # faust says nothing about i
 
     async def on_first_start(self) -> None:
         """Connect before anything is assigned."""
-        self.engines = await Engines.open(self.balances_settings)
+        self.engines = await Engines.open(self.balances_settings, self._topic)
         await super().on_first_start()
 
     @property

@@ -1,10 +1,9 @@
 """Reading a partition of the balances or entitlements topic from its beginning to an end."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from metering.balances.codec import decode, key_of
 from metering.domain.balance import Record
@@ -70,23 +69,33 @@ def take(log: BalanceLog[Key, BalanceRecord], key: bytes, value: bytes | None) -
     return None
 
 
+def fetch(consumer: Consumer, timeout_seconds: float) -> list[Message]:
+    """What is there, at once; or the first that comes. `consume` alone would wait for a full batch."""
+    first = consumer.poll(timeout_seconds)
+    return [] if first is None else [first, *consumer.consume(_BATCH, 0)]
+
+
 def _until_end(bootstrap: str, topic: str, partition: int) -> Iterator[Message]:
-    with _assigned(bootstrap, topic, partition) as consumer:
-        place = TopicPartition(topic, partition)
-        try:
-            low, end = consumer.get_watermark_offsets(place, timeout=_TIMEOUT_SECONDS)
-            waited, position = 0.0, low
-            while position < end:
-                messages = consumer.consume(_BATCH, _POLL_SECONDS)
-                for message in messages:
-                    yield _checked(message)
-                # Compaction and control records leave holes, so it is the position that tells.
-                position = max(position, consumer.position([place])[0].offset)
-                waited = 0.0 if messages else waited + _POLL_SECONDS
-                if waited > _TIMEOUT_SECONDS:
-                    raise Unavailable(f"Kafka sends nothing of {topic}/{partition}")
-        except KafkaException as error:
-            raise Unavailable(f"Kafka can't be read: {error.args[0].str()}") from error
+    consumer = Consumer(consumer_config(bootstrap))
+    place = TopicPartition(topic, partition)
+    try:
+        low, end = consumer.get_watermark_offsets(place, timeout=_TIMEOUT_SECONDS)
+        # From the offset itself: asking for "the beginning" costs the client half a second.
+        consumer.assign([TopicPartition(topic, partition, low)])
+        waited, position = 0.0, low
+        while position < end:
+            messages = fetch(consumer, _POLL_SECONDS)
+            for message in messages:
+                yield _checked(message)
+            # Compaction leaves holes, so it is the position that tells.
+            position = max(position, consumer.position([place])[0].offset)
+            waited = 0.0 if messages else waited + _POLL_SECONDS
+            if waited > _TIMEOUT_SECONDS:
+                raise Unavailable(f"Kafka sends nothing of {topic}/{partition}")
+    except KafkaException as error:
+        raise Unavailable(f"Kafka can't be read: {error.args[0].str()}") from error
+    finally:
+        consumer.close()
 
 
 def _checked(message: Message) -> Message:
@@ -94,13 +103,3 @@ def _checked(message: Message) -> Message:
     if error is not None:
         raise KafkaException(error)
     return message
-
-
-@contextmanager
-def _assigned(bootstrap: str, topic: str, partition: int) -> Iterator[Consumer]:
-    consumer = Consumer(consumer_config(bootstrap))
-    try:
-        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
-        yield consumer
-    finally:
-        consumer.close()

@@ -11,11 +11,11 @@ from time import monotonic
 from typing import Final
 
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from prometheus_client import Counter, Gauge
 
 from metering.balances.codec import decode
-from metering.balances.replay import consumer_config, take
+from metering.balances.replay import consumer_config, fetch, take
 from metering.domain.balance import Record, Vector, joined, value
 from metering.domain.balance_book import Key
 from metering.domain.balance_log import BalanceLog
@@ -29,7 +29,6 @@ log: Final = structlog.get_logger()
 READ: Final = Counter("weighbridge_balance_view_records_total", "Records of the balances topic read.")
 BALANCES: Final = Gauge("weighbridge_balance_view_balances", "Balances in memory.")
 
-_BATCH: Final = 1000
 _POLL_SECONDS: Final = 0.05
 _RETRY_SECONDS: Final = 1.0
 _JOIN_SECONDS: Final = 10.0
@@ -131,32 +130,31 @@ class BalanceView:
         finally:
             consumer.close()
 
-    def _places(self) -> list[TopicPartition]:
+    def _ends(self, consumer: Consumer) -> dict[int, tuple[int, int]]:
+        """Where each partition begins and ends now, as soon as Kafka says so."""
         topic = self.settings.balances_topic
-        return [TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(len(self._logs))]
-
-    def _ends(self, consumer: Consumer) -> dict[int, int]:
-        """Where each partition ends now, as soon as Kafka says so."""
+        places = [TopicPartition(topic, partition) for partition in range(len(self._logs))]
         while not self._stop.is_set():
             try:
-                return {p.partition: consumer.get_watermark_offsets(p, timeout=10)[1] for p in self._places()}
+                return {place.partition: consumer.get_watermark_offsets(place, timeout=10) for place in places}
             except KafkaException as error:
                 log.warning("balance_view_waits", detail=error.args[0].str())
                 self._stop.wait(_RETRY_SECONDS)
         return {}
 
-    def _follow(self, consumer: Consumer, ends: dict[int, int]) -> None:
+    def _follow(self, consumer: Consumer, ends: dict[int, tuple[int, int]]) -> None:
         """Read on and on. When Kafka goes away and comes back, the client goes on by itself where it was."""
-        places, began = self._places(), monotonic()
+        topic, began = self.settings.balances_topic, monotonic()
+        places = [TopicPartition(topic, partition, low) for partition, (low, _) in ends.items()]
         consumer.assign(places)
         while not self._stop.is_set():
-            messages = consumer.consume(_BATCH, _POLL_SECONDS)
+            messages = fetch(consumer, _POLL_SECONDS)
             for message in messages:
                 self._take(message)
             READ.inc(len(messages))
             if not self.is_ready:
                 reached = {p.partition: p.offset for p in consumer.position(places)}
-                if all(end == 0 or reached[partition] >= end for partition, end in ends.items()):
+                if all(low == end or reached[partition] >= end for partition, (low, end) in ends.items()):
                     log.info("balance_view_ready", seconds=round(monotonic() - began, 3))
                     self._ready.set()
             BALANCES.set(sum(len(each.records) for each in self._logs))

@@ -9,6 +9,7 @@
 """
 
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException
@@ -57,23 +58,27 @@ def ensure_topics(settings: EngineSettings) -> None:
     Raises InvalidInput if a topic has another number of partitions than the settings say: keys would move.
     Raises Unavailable if Kafka does not answer in time.
     """
-    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "log_level": 3})
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "log_level": 0})
     wanted = definitions(settings)
     new = [
         NewTopic(name, partitions, settings.topic_replication, config=dict(config))
         for name, (partitions, config) in wanted.items()
     ]
-    for future in admin.create_topics(new, operation_timeout=_TIMEOUT_SECONDS).values():
-        try:
-            future.result(_TIMEOUT_SECONDS)
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise Unavailable(f"Kafka did not make the topics: {error.args[0].str()}") from error
     try:
+        for future in admin.create_topics(new, operation_timeout=_TIMEOUT_SECONDS).values():
+            _made(future)
         found = admin.list_topics(timeout=_TIMEOUT_SECONDS).topics
-    except KafkaException as error:
-        raise Unavailable(f"Kafka did not list the topics: {error.args[0].str()}") from error
+    except (KafkaException, TimeoutError) as error:
+        raise Unavailable(f"Kafka at {settings.kafka_bootstrap} did not make or list the topics: {error}") from error
     for name, (partitions, _) in wanted.items():
         has = len(found[name].partitions) if name in found else partitions
         if has != partitions:
             raise InvalidInput(f"topic {name} has {has} partitions, but the settings say {partitions}")
+
+
+def _made(future: Future[None]) -> None:
+    try:
+        future.result(_TIMEOUT_SECONDS)
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise
