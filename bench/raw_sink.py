@@ -5,6 +5,7 @@
 
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 import msgspec
@@ -17,6 +18,7 @@ from metering.kafka.consumer import reader_config
 from metering.settings import EngineSettings
 
 _ROWS: Final = 50_000  # an insert, as the sink's
+_WAIT_SECONDS: Final = 0.2  # as the sink's
 _EVENTS: Final = msgspec.json.Decoder(list[Event])
 _US: Final = pa.timestamp("us", tz="UTC")
 _MS: Final = pa.timestamp("ms", tz="UTC")
@@ -49,15 +51,25 @@ def main() -> None:
     topic, partitions = settings.events_topic, settings.event_partitions
     consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(partitions)])
     client = connect(settings)
-    done, began = 0, 0.0
-    while done < count:
-        messages = [message for message in consumer.consume(_ROWS, 0.5) if message.error() is None]
-        if not messages:
-            continue
-        began = began or time.perf_counter()
-        client.insert_arrow("events", table(messages), settings=INSERT_SETTINGS)
-        done += len(messages)
-    print(done / (time.perf_counter() - began))
+    done = first = 0
+    began = 0.0
+    # Inserts overlap with reading and decoding, as in anything that wants to be fast.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        inserting: Future[object] | None = None
+        while done < count:
+            messages = [message for message in consumer.consume(_ROWS, _WAIT_SECONDS) if message.error() is None]
+            if not messages:
+                continue
+            rows = table(messages)
+            if inserting is not None:
+                inserting.result()
+                if not began:  # from the first insert on, as the sink is measured
+                    began, first = time.perf_counter(), done
+            inserting = pool.submit(client.insert_arrow, "events", rows, settings=INSERT_SETTINGS)
+            done += len(messages)
+        if inserting is not None:
+            inserting.result()
+    print((done - first) / (time.perf_counter() - began))
     client.close()
     consumer.close()
 

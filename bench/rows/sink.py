@@ -23,7 +23,7 @@ _METERS: Final[tuple[dict[str, object], ...]] = (
 
 
 def _measure(bench: Bench) -> Result:
-    count = 200_000 if bench.quick else 3_000_000
+    count = 500_000 if bench.quick else 3_000_000
     with product(bench) as running:
         with running.process("api"):
             misses = _prepare(running, count)

@@ -136,7 +136,10 @@ class _Generation:
 
     def _poll(self) -> None:
         while len(self.producer) or not self._closing.is_set():
-            self.producer.poll(_POLL_SECONDS)
+            try:
+                self.producer.poll(_POLL_SECONDS)
+            except KafkaException as error:  # this thread must go on, or nothing is acknowledged ever again
+                _log.warning("kafka_poll_failed", detail=str(error))
             # One wake-up of the loop for all that was reported on, however many.
             if self._complete:
                 sends = [self._complete.popleft() for _ in range(len(self._complete))]

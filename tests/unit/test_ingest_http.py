@@ -1,12 +1,15 @@
 """The ingest endpoint as HTTP: content types, bounds, encodings, and what is answered when Kafka is away."""
 
+import asyncio
 import gzip
 import json
 import zlib
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
 
+from ingest.http import IngestEndpoint
 from ingest.limits import EVENT_BYTES_MAX, IngestSettings
 from ingest.openapi import OPENAPI
 from metering.domain.errors import Unavailable
@@ -78,6 +81,24 @@ def test_the_clients_request_id_is_named() -> None:
 
 def test_a_body_in_pieces_is_put_together() -> None:
     assert post([ONE[:10], ONE[10:20], b"", ONE[20:]]).status == 204
+
+
+def test_a_client_that_goes_away_within_its_body_gets_no_answer_and_sends_nothing() -> None:
+    messages = [
+        {"type": "http.request", "body": MANY[:-10], "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    kept = Kept()
+    endpoint = IngestEndpoint(kept, topic="events", partitions=4, namespace="default", settings=IngestSettings())
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    async def send(_: Any) -> None:
+        pytest.fail("nobody is there to be answered")
+
+    asyncio.run(endpoint({"type": "http", "headers": [(b"content-type", b"application/json")]}, receive, send))
+    assert not kept.sent
 
 
 @pytest.mark.parametrize("declared", [True, False])
