@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import pyarrow as pa
 import structlog
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
@@ -21,7 +22,7 @@ from metering.domain.meter import Meter
 from metering.postgres.tables import backfills
 from sink.plan import Answer
 from sink.registry import RegistryWatch
-from sink.rows import usage_table
+from sink.rows import US, usage_table
 from sink.settings import SinkSettings
 from sink.writer import ClickHouseWriter
 
@@ -56,6 +57,7 @@ class Backfill:
         self._clickhouse = clickhouse
         self._writer = ClickHouseWriter(clickhouse)
         self._registry = registry
+        self.failure: Exception | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._main, name="backfill", daemon=True)
 
@@ -73,6 +75,9 @@ class Backfill:
                     self._work()
             except (SQLAlchemyError, ClickHouseError, OSError, _Failed) as error:
                 log.warning("backfill waits", error=str(error)[:500])
+            except Exception as error:  # noqa: BLE001 - handed to the process, which ends with it
+                self.failure = error
+                return
 
     def _waiting(self) -> bool:
         with self._postgres.connect() as connection:
@@ -157,7 +162,7 @@ def _columns(table: Any, meter: Meter) -> EventColumns:
         return [value.decode() if isinstance(value, bytes) else value for value in table[name].to_pylist()]
 
     def microseconds(name: str) -> list[int]:
-        return table[name].cast("timestamp[us, tz=UTC]").cast("int64").to_pylist()  # type: ignore[no-any-return]
+        return table[name].cast(US).cast(pa.int64()).to_pylist()  # type: ignore[no-any-return]
 
     rows = table.num_rows
     return EventColumns(

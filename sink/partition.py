@@ -86,6 +86,7 @@ class PartitionLoop:
         self._on = engines
         self._range: _Range | None = None
         self._restarts = engines.audit.restarts
+        self._audited_at = engines.audit.restarts
         self._heard_at = time.monotonic()
         self._unclear = 0
         self._thread = threading.Thread(target=self._main, name=f"partition-{partition}", daemon=True)
@@ -182,6 +183,7 @@ class PartitionLoop:
             case CompleteStore(start, end, floor):
                 return self._complete_store(start, end, floor)
             case FindMissing(end):
+                self._audited_at = on.audit.restarts
                 return on.audit.missing(self.partition, end)
             case _:
                 assert_never(command)
@@ -294,6 +296,8 @@ class PartitionLoop:
             for reached, keys, sightings in self._on.writer.ids(self.partition, start, end, since):
                 if self.stop.is_set():
                     raise Stopped
+                if self._on.audit.look() != self._audited_at:
+                    return Answer.RESTARTED
                 self._store.put(keys, sightings, [None] * len(keys), start=reached, end=reached)
         except (ClickHouseError, OSError) as error:
             log.warning("dedupe store not completed", error=str(error)[:500])

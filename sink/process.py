@@ -30,6 +30,10 @@ REVOKE_SECONDS: Final = 5
 STOP_SECONDS: Final = 10
 
 
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 class Sink:
     """Takes the partitions that the consumer group hints at, and runs a loop for each. `run` until `stop` is set."""
 
@@ -41,6 +45,7 @@ class Sink:
         self._postgres = sync_engine(settings, application="sink", pool_size=settings.event_partitions + 4)
         self._registry = RegistryWatch(self._postgres, settings.sink_registry_seconds)
         self._clickhouse = connect(settings)
+        self._audit = Audit(settings, self._clickhouse, _now_ms)
         self._producer = SinkProducer(settings)
         self._backfill = Backfill(settings, self._postgres, self._clickhouse, self._registry)
         self._engines = Engines(
@@ -48,10 +53,10 @@ class Sink:
             PostgresFence(self._postgres, settings.events_topic),
             self._registry,
             ClickHouseWriter(self._clickhouse),
-            Audit(self._clickhouse),
+            self._audit,
             self._producer,
             Failpoint.from_environment(os.environ),
-            lambda: time.time_ns() // 1_000_000,
+            _now_ms,
         )
 
     def ready(self) -> bool:
@@ -61,6 +66,7 @@ class Sink:
         """Work until `stop` is set. Raises what a partition's loop failed with, ProtocolViolation above all."""
         server = serve_metrics(self._settings.sink_metrics_port, self.ready)
         self._registry.start()
+        self._audit.start()
         self._backfill.start()
         group = self._join_group()
         try:
@@ -72,6 +78,7 @@ class Sink:
             with suppress(KafkaException):
                 group.close()
             self._backfill.close()
+            self._audit.close()
             self._registry.close()
             self._producer.close()
             self._clickhouse.close()
@@ -125,6 +132,8 @@ class Sink:
         metrics.OWNED.set(len(self._loops))
 
     def _look_after_loops(self) -> None:
+        if self._backfill.failure is not None:
+            raise self._backfill.failure
         for partition, loop in list(self._loops.items()):
             if loop.running:
                 continue
