@@ -22,6 +22,7 @@ from api.wire import (
     respond,
     timestamp,
 )
+from billing.subscriptions.of_customer import active_subscriptions, refuse_delete, refuse_other_subjects
 from metering.domain.customer import Customer as DomainCustomer
 from metering.postgres.customers import (
     CustomerDraft,
@@ -30,6 +31,8 @@ from metering.postgres.customers import (
     delete_customer,
     get_customer,
     list_customers,
+    live_customer,
+    refuse_entitled,
     update_customer,
 )
 
@@ -58,6 +61,7 @@ class Customer(Wire):
     billing_address: dict[str, str] | None = None
     usage_attribution: UsageAttribution | None = None
     metadata: dict[str, str] = {}
+    current_subscription_id: str | None = None
     deleted_at: Timestamp | None = None
 
 
@@ -103,7 +107,7 @@ class CustomerReplaceUpdate(CustomerCreate):
     pass
 
 
-def customer_wire(customer: DomainCustomer) -> Customer:
+def customer_wire(customer: DomainCustomer, subscription_id: str | None = None) -> Customer:
     return Customer(
         id=customer.id,
         name=customer.name,
@@ -116,6 +120,7 @@ def customer_wire(customer: DomainCustomer) -> Customer:
         billing_address=dict(customer.billing_address) if customer.billing_address else None,
         usage_attribution=UsageAttribution(subject_keys=list(customer.subject_keys)) if customer.subject_keys else None,
         metadata=dict(customer.metadata),
+        current_subscription_id=subscription_id,
         deleted_at=maybe_timestamp(customer.deleted_at),
     )
 
@@ -152,31 +157,45 @@ async def list_all(
             order_by=order_by,
             descending=order == "DESC",
         )
-    return respond(page_of(map(customer_wire, found.items), found.total, page, page_size))
+        ids = [each.id for each in found.items]
+        subscribed = await active_subscriptions(connection, services.namespace, ids, now=services.now())
+    shown = (customer_wire(each, subscribed.get(each.id)) for each in found.items)
+    return respond(page_of(shown, found.total, page, page_size))
 
 
 @router.get("/{customerIdOrKey}", operation_id="getCustomer", responses={200: answers(Customer)})
-async def get(services: Wired, id_or_key: IdOrKey) -> WireResponse:
+async def get(
+    services: Wired,
+    id_or_key: IdOrKey,
+    expand: Annotated[list[Literal["subscriptions"]] | None, Query()] = None,
+) -> WireResponse:
+    """Get a customer; with its subscription when expanded."""
     async with services.engine.connect() as connection:
-        return respond(customer_wire(await get_customer(connection, services.namespace, id_or_key)))
+        found = await get_customer(connection, services.namespace, id_or_key)
+        subscribed = {}
+        if expand:
+            subscribed = await active_subscriptions(connection, services.namespace, [found.id], now=services.now())
+    return respond(customer_wire(found, subscribed.get(found.id)))
 
 
 @router.put("/{customerIdOrKey}", operation_id="updateCustomer", responses={200: answers(Customer)})
 async def update(services: Wired, id_or_key: IdOrKey, body: CustomerReplaceUpdate) -> WireResponse:
     """Replace a customer. Absent e-mail, currency and address lines stay as they are; all else is cleared."""
+    now, draft = services.now(), body.draft()
     async with services.engine.begin() as connection:
+        old = await live_customer(connection, services.namespace, id_or_key, lock=True)
+        await refuse_other_subjects(connection, old, draft.subject_keys, now=now)
         changed = await update_customer(
-            connection,
-            services.namespace,
-            id_or_key,
-            body.draft(),
-            target=services.entitlements_topic,
-            now=services.now(),
+            connection, services.namespace, old.id, draft, target=services.entitlements_topic, now=now
         )
     return respond(customer_wire(changed))
 
 
 @router.delete("/{customerIdOrKey}", operation_id="deleteCustomer", status_code=204, responses={204: NO_CONTENT})
 async def delete(services: Wired, id_or_key: IdOrKey) -> None:
+    now = services.now()
     async with services.engine.begin() as connection:
-        await delete_customer(connection, services.namespace, id_or_key, now=services.now())
+        old = await live_customer(connection, services.namespace, id_or_key, lock=True)
+        await refuse_entitled(connection, old)
+        await refuse_delete(connection, old, now=now)
+        await delete_customer(connection, services.namespace, old.id, now=now)

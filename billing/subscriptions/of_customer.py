@@ -23,7 +23,7 @@ async def active_subscriptions(
         c.active_from <= now,
         or_(c.active_to.is_(None), c.active_to > now),
     )
-    return {customer_id: subscription_id for customer_id, subscription_id in (await connection.execute(query)).all()}
+    return {row.customer_id: row.id for row in await connection.execute(query)}
 
 
 async def refuse_delete(connection: AsyncConnection, customer: Customer, *, now: datetime) -> None:
@@ -50,10 +50,10 @@ async def refuse_delete(connection: AsyncConnection, customer: Customer, *, now:
 
 
 async def refuse_other_subjects(
-    connection: AsyncConnection, customer: Customer, subjects: Iterable[str], *, now: datetime
+    connection: AsyncConnection, customer: Customer, subject_keys: Iterable[str], *, now: datetime
 ) -> None:
-    """Raise InvalidInput if the customer's subjects would change under an active subscription."""
-    if set(subjects) == set(customer.subjects):
+    """Raise InvalidInput if the customer's subject keys would change under an active subscription."""
+    if set(subject_keys) == set(customer.subject_keys):
         return
     if await active_subscriptions(connection, customer.namespace, [customer.id], now=now):
         raise InvalidInput("cannot change subject keys for customer with active subscriptions")

@@ -124,18 +124,23 @@ async def update_customer(
 async def delete_customer(connection: AsyncConnection, namespace: str, id_or_key: str, *, now: datetime) -> None:
     """Mark it deleted and free its key and subject keys. One with active entitlements is a Conflict."""
     old = await live_customer(connection, namespace, id_or_key, lock=True)
-    c = entitlements.c
-    active = select(c.id).where(c.customer_id == old.id, c.deleted_at.is_(None), c.active_to.is_(None)).limit(1)
-    if (await connection.execute(active)).first() is not None:
-        raise Conflict(
-            f"customer {old.id} still has active entitlements, please remove them before deleting the customer"
-        )
+    await refuse_entitled(connection, old)
     await connection.execute(update(customers).where(customers.c.id == old.id).values(deleted_at=now, updated_at=now))
     rows = customer_subjects.c
     mine = update(customer_subjects).where(rows.customer_id == old.id, rows.deleted_at.is_(None))
     await connection.execute(mine.values(deleted_at=now))
     await _tell(connection, old)
     await append_changes(connection, [subject_attributed(namespace, each, None) for each in old.subjects])
+
+
+async def refuse_entitled(connection: AsyncConnection, customer: Customer) -> None:
+    """Raise Conflict while the customer has active entitlements."""
+    c = entitlements.c
+    active = select(c.id).where(c.customer_id == customer.id, c.deleted_at.is_(None), c.active_to.is_(None)).limit(1)
+    if (await connection.execute(active)).first() is not None:
+        raise Conflict(
+            f"customer {customer.id} still has active entitlements, please remove them before deleting the customer"
+        )
 
 
 async def find_customer(

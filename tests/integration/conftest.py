@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from api.app import create_app
 from api.settings import ApiSettings
+from billing.postgres.migrate import upgrade as upgrade_billing
 from metering.clickhouse.schema import create_all
 from metering.kafka.topics import ensure_topics
 from metering.postgres.migrate import migration_lock, upgrade
@@ -38,6 +39,7 @@ def api_settings(
     )
     with migration_lock(settings):
         upgrade(settings)
+        upgrade_billing(settings)
     create_all(settings)
     ensure_topics(settings)
     return settings

@@ -178,6 +178,31 @@ def test_customers_are_paged_and_filtered(api: ApiClient) -> None:
     refused(api.get("/api/v1/customers", params={"orderBy": "key"}), 400, 'parameter "orderBy" in query')
 
 
+def test_subscribed_customer_stays_with_its_subjects(api: ApiClient) -> None:
+    subject = key("s")
+    owner = customer(api, usageAttribution={"subjectKeys": [subject]})
+    price = {"type": "flat", "amount": "10", "paymentTerm": "in_advance"}
+    card = {"type": "flat_fee", "key": "fee", "name": "Fee", "billingCadence": "P1M", "price": price}
+    phase = {"key": "main", "name": "Main", "duration": None, "rateCards": [card]}
+    body = {"name": "P", "key": key("p"), "currency": "USD", "billingCadence": "P1M", "phases": [phase]}
+    plan = api.post("/api/v1/plans", json=body)
+    assert plan.status_code == 201, plan.text
+    assert api.post(f"/api/v1/plans/{plan.json()['id']}/publish").status_code == 200
+    order = {"customerId": owner["id"], "plan": {"key": body["key"]}, "timing": "immediate"}
+    made = api.post("/api/v1/subscriptions", json=order)
+    assert made.status_code == 201, made.text
+    path = f"/api/v1/customers/{owner['id']}"
+    shown = api.get(path, params={"expand": "subscriptions"}).json()
+    assert shown["currentSubscriptionId"] == made.json()["id"]
+    assert "currentSubscriptionId" not in api.get(path).json()
+    (listed,) = api.get("/api/v1/customers", params={"key": owner["key"]}).json()["items"]
+    assert listed["currentSubscriptionId"] == made.json()["id"]
+    refused(api.put(path, json={"name": "A", "key": owner["key"]}), 400, "cannot change subject keys for customer")
+    same = {"name": "B", "key": owner["key"], "usageAttribution": {"subjectKeys": [subject]}}
+    assert api.put(path, json=same).json()["name"] == "B"
+    refused(api.delete(path), 400, "still have active subscriptions")
+
+
 @pytest.mark.parametrize(
     ("members", "status", "detail"),
     [
