@@ -21,7 +21,6 @@ from metering.balances.replay import change_of, replay_balances, replay_changes
 from metering.balances.settings import BalancesSettings
 from metering.balances.source import ClickHouseSource
 from metering.balances.writer import TopicWriter
-from metering.clickhouse.client import connect_async
 from metering.domain.balance import Record
 from metering.domain.balance_book import Change, Key
 from metering.domain.balance_log import BalanceLog
@@ -40,15 +39,9 @@ class Engines:
     topic: TopicWriter
     source: ClickHouseSource
 
-    @classmethod
-    async def open(cls, settings: BalancesSettings, topic: TopicWriter) -> "Engines":
-        """Connect. Postgres and Kafka are asked later, when the first partition is taken."""
-        source = ClickHouseSource(await connect_async(settings), settings.event_partitions)
-        return cls(settings, topic, source)
-
     async def close(self) -> None:
         await asyncio.to_thread(self.topic.close)
-        await self.source.client.close()
+        await self.source.close()
 
     async def raise_epoch(self, partition: int) -> int:
         url = self.settings.postgres_url.get_secret_value()
@@ -70,7 +63,7 @@ class Engines:
 class Owners:
     """The owners of the partitions that this process has been given."""
 
-    engines: Callable[[], Engines]
+    engines: Engines
     sources: int
     crash: Callable[[BaseException], Any]
     by_partition: dict[int, Owner] = field(default_factory=dict)
@@ -85,7 +78,7 @@ class Owners:
         """The partition's owner, which takes it if it is new."""
         owner = self.by_partition.get(partition)
         if owner is None:
-            engines = self.engines()
+            engines = self.engines
             owner = Owner(partition, self.sources, engines.topic, engines.source, engines)
             self.by_partition[partition] = owner
             task = asyncio.create_task(owner.run(), name=f"owner of balance partition {partition}")
@@ -141,10 +134,11 @@ class BalancesApp(faust.App):  # type: ignore[misc] # faust says nothing about i
             value_serializer="raw",
         )
         self.balances_settings = settings
-        self.engines: Engines | None = None
         # An idempotent producer takes half a second to be given its id: let it begin at once.
-        self._topic = TopicWriter(settings.kafka_bootstrap, settings.balances_topic)
-        self.owners = Owners(self._opened, settings.event_partitions, self._crash_soon)
+        topic = TopicWriter(settings.kafka_bootstrap, settings.balances_topic)
+        self.engines = Engines(settings, topic, ClickHouseSource(settings))
+        self.owners = Owners(self.engines, settings.event_partitions, self._crash_soon)
+        self.assigned = False
         self._crashes: set[asyncio.Task[None]] = set()
         deltas = self.topic(settings.deltas_topic, key_type=bytes, value_type=bytes)
         changes = self.topic(settings.entitlements_topic, key_type=bytes, value_type=bytes)
@@ -154,21 +148,10 @@ class BalancesApp(faust.App):  # type: ignore[misc] # faust says nothing about i
         self.on_partitions_assigned.connect(self._take)
         self.on_before_shutdown.connect(self._close)
 
-    async def on_first_start(self) -> None:
-        """Connect before anything is assigned."""
-        self.engines = await Engines.open(self.balances_settings, self._topic)
-        await super().on_first_start()
-
     @property
     def is_ready(self) -> bool:
         """Whether it is a member of the group and has taken all that it was given."""
-        return self.engines is not None and self.assigned and self.owners.are_ready
-
-    assigned = False
-
-    def _opened(self) -> Engines:
-        assert self.engines is not None
-        return self.engines
+        return self.assigned and self.owners.are_ready
 
     def _crash_soon(self, error: BaseException) -> None:
         self._crashes.add(asyncio.ensure_future(self.crash(error)))
@@ -185,8 +168,7 @@ class BalancesApp(faust.App):  # type: ignore[misc] # faust says nothing about i
 
     async def _close(self, _app: faust.App, **_: Any) -> None:
         await self.owners.leave(set(self.owners.by_partition))
-        if self.engines is not None:
-            await self.engines.close()
+        await self.engines.close()
 
 
 def _feeding(owners: Owners, decode: Callable[[bytes], Delta | Change]) -> Callable[[Any], Awaitable[None]]:

@@ -1,5 +1,6 @@
 """What a balance is computed from: the usage rows below the offsets that `flushes` shows."""
 
+import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -8,11 +9,13 @@ from typing import Any, Final
 from clickhouse_connect.driver.asyncclient import AsyncClient
 from clickhouse_connect.driver.exceptions import Error as ClickHouseError
 
+from metering.clickhouse.client import connect_async
 from metering.clickhouse.flushes import Coverage, coverage
 from metering.clickhouse.statement import Statement, partition_offsets, second, sql, text, texts
 from metering.domain.balance import Vector, counts
 from metering.domain.balance_book import Key, Task
 from metering.domain.consumption import Point, Usage, add, minute_of, point
+from metering.settings import EngineSettings
 
 # An unfinished later range has a >= W of its partition; FINAL leaves one of the rows that a range wrote again.
 _USAGE: Final = """
@@ -44,16 +47,18 @@ class _Row:
 
 @dataclass(slots=True)
 class ClickHouseSource:
-    """Reads W and the usage below it."""
+    """Reads W and the usage below it. Connects when it is first asked, so ClickHouse may start later."""
 
-    client: AsyncClient
-    partitions: int
-    _known: Coverage | None = field(default=None)
+    settings: EngineSettings
+    _connecting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _client: AsyncClient | None = None
+    _known: Coverage | None = None
 
     async def coverage(self) -> Coverage:
         """How far each source partition has been counted, without gaps."""
         try:
-            self._known = await coverage(self.client, self.partitions, known=self._known)
+            client = await self._connected()
+            self._known = await coverage(client, self.settings.event_partitions, known=self._known)
         except ClickHouseError:
             self._known = None  # if it was restarted it may have less than before: look at everything again
             raise
@@ -62,12 +67,23 @@ class ClickHouseSource:
     async def usage(self, tasks: Sequence[Task], w: Vector) -> dict[Key, Usage]:
         """All usage of each task's entitlement below `w`, by minute."""
         found: dict[Key, Usage] = {}
+        client = await self._connected()
         for namespace in {task.key.namespace for task in tasks}:
             some = [task for task in tasks if task.key.namespace == namespace]
             statement = _statement(namespace, some, w)
-            rows = (await self.client.query(statement.text, statement.parameters)).result_rows
+            rows = (await client.query(statement.text, statement.parameters)).result_rows
             found |= _usage(some, rows)
         return found
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+    async def _connected(self) -> AsyncClient:
+        async with self._connecting:
+            if self._client is None:
+                self._client = await connect_async(self.settings)
+            return self._client
 
 
 def vector_of(found: Coverage) -> Vector:

@@ -18,6 +18,9 @@ from metering.domain.meter import Aggregation
 #: The snapshot stays this far behind, so that events late by less are merged like any other.
 SNAPSHOT_LAG: Final = timedelta(days=1)
 
+#: A record with more minutes than this is settled before it is written.
+UNSETTLED_MINUTES_MAX: Final = 16
+
 #: The aggregations of which a balance can be kept.
 BALANCED: Final = frozenset({Aggregation.SUM, Aggregation.COUNT, Aggregation.UNIQUE_COUNT, Aggregation.LATEST})
 
@@ -129,6 +132,11 @@ def settled(record: Record, now: datetime) -> Record:
         first = minute_of(snapshot.at)
         usage = {minute: each for minute, each in usage.items() if minute >= first}
     return replace(record, usage=usage, snapshot=snapshot, through=through)
+
+
+def tidied(record: Record, now: datetime) -> Record:
+    """The same, but only once enough has gathered: settling costs more than a few minutes more in the record."""
+    return settled(record, now) if len(record.usage) > UNSETTLED_MINUTES_MAX else record
 
 
 def _end(entitlement: Entitlement, phase: datetime) -> int:

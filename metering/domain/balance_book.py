@@ -28,6 +28,7 @@ from metering.domain.balance import (
     joined,
     merged,
     settled,
+    tidied,
     usage_of,
 )
 from metering.domain.consumption import Usage
@@ -224,7 +225,7 @@ class Book:
         for key in ready:
             del self._dirty[key]
             record = self.records[key]
-            record = self.records[key] = settled(replace(record, vector=joined(record.vector, self.passed)), now)
+            record = self.records[key] = tidied(replace(record, vector=joined(record.vector, self.passed)), now)
             changed.append((key, record))
         return changed
 

@@ -145,10 +145,12 @@ def test_an_end_while_held_wins_and_a_later_change_brings_it_back() -> None:
 
 def test_usage_before_the_snapshot_makes_it_stale() -> None:
     book = a_book()
-    later = START + timedelta(days=3)
-    book.take_delta(a_delta(0, 0, 1, minute=minute_of(later)))
-    book.unwritten(later)
-    book.take_delta(a_delta(0, 1, 1, minute=MINUTE))
+    for n in range(20):  # enough to be settled
+        book.take_delta(a_delta(0, n, 1, minute=MINUTE + n))
+    ((_, record),) = book.unwritten(START + timedelta(days=3))
+    assert record.snapshot is not None
+    assert record.snapshot.at == START + timedelta(days=2)
+    book.take_delta(a_delta(0, 20, 1, minute=MINUTE))
     assert not book.is_whole
 
 
