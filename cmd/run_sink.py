@@ -5,6 +5,7 @@ valid.
 """
 
 import argparse
+import errno
 import signal
 import sys
 
@@ -34,6 +35,13 @@ def main() -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sink.stop.set())
         sink.run()
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        log.error(  # noqa: TRY400 - one clear line
+            "the metrics port is in use: set WEIGHBRIDGE_SINK_METRICS_PORT", port=settings.sink_metrics_port
+        )
+        return 1
     except Exception as error:
         log.exception("the sink stops", error=str(error))
         return 1

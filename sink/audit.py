@@ -1,7 +1,7 @@
 """Whether ClickHouse still has what was flushed, and whether it has restarted.
 
-An engine that acknowledged rows may have lost them when it comes back: after a power loss, or as a replica that lags. So
-ranges that were flushed shortly before it started, and ranges whose rows don't add up, are done again. What they
+An engine that acknowledged rows may have lost them when it comes back: after a power loss, or as a replica that lags.
+So ranges that were flushed shortly before it started, and ranges whose rows don't add up, are done again. What they
 were, in case their rows of `flushes` are gone too, is told by the deltas, which lie on Kafka.
 """
 
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import structlog
@@ -78,12 +79,14 @@ def holes(flushed: Sequence[Flushed], start: int, end: int) -> list[tuple[int, i
 def unsynced(flushed: Sequence[Flushed], started_at: int) -> set[int]:
     """The starts of ranges that may not have been on the disk when ClickHouse started, at `started_at` (ms).
 
-    That is what was flushed in the minute before, and what was at work then: the first range flushed after it.
+    That is what was flushed in the minute before, and what was at work then: a range flushed after it that follows one flushed before.
     """
     slack = UNSYNCED_SECONDS * 1000
     late = [each.a for each in flushed if started_at - slack <= each.flushed_at <= started_at + slack]
-    after = [each.a for each in flushed if each.flushed_at > started_at + slack]
-    return {*late, *after[:1]} if late else set(late)
+    at_work = [
+        each.a for before, each in pairwise(flushed) if before.flushed_at <= started_at + slack < each.flushed_at
+    ]
+    return {*late, *at_work}
 
 
 def plans(flushed: Sequence[Flushed], wanted: set[int], floor: int) -> tuple[Plan, ...]:

@@ -285,6 +285,7 @@ class PartitionProtocol:
     def redo(self, lost: Plan, plan: Plan) -> Steps[None]:
         """Insert the rows of a range below the plan's again. Its deltas were acknowledged."""
         batch = yield from self.fetch_again(lost)
+        lost = replace(lost, digest=batch.digest())
         accounting = yield from self.prepare(lost, batch, plan)
         yield from self.insert(lost, batch, accounting, plan)
         if (yield StoreReach()) < lost.end:

@@ -10,10 +10,11 @@ name is taken; a store that is new or behind is completed from `events`.
 
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch
+from rocksdict import BlockBasedOptions, Cache, DbClosedError, Options, Rdict, WriteBatch
 
 from metering.domain.event import KEY_BYTES
 from sink.duplicates import Known, Sighting, remembered
@@ -112,7 +113,9 @@ class DedupeStore:
         yield from self._db.items(from_key=key)
 
     def close(self) -> None:
-        self._db.close()
+        """Give the folder back. Closing again does nothing."""
+        with suppress(DbClosedError):
+            self._db.close()
 
 
 def _known(value: bytes | None) -> Known | None:

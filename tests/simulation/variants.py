@@ -1,7 +1,7 @@
 """The protocol and its executor with one rule of the design switched off. Each must be seen to fail."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sink.plan import (
     Accounting,
@@ -207,7 +207,7 @@ class IdsNeverPut(PartitionProtocol):
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    rules: Rules = Rules()
+    rules: Rules = field(default_factory=Rules)
     protocol: Callable[[], PartitionProtocol] = PartitionProtocol
 
 
