@@ -23,7 +23,7 @@ class IngestSettings(BaseSettings):
     in_flight_bytes_max: int = Field(default=128 * 1024 * 1024, ge=1024)
     ack_timeout_seconds: float = Field(default=8.0, gt=0, description="after this the answer is 503")
     delivery_timeout_seconds: float = Field(default=10.0, gt=0, description="after this the producer gives up")
-    linger_milliseconds: float = Field(default=2.0, ge=0, description="how long a record may wait for company")
+    linger_milliseconds: float = Field(default=1.0, ge=0, description="how long a record may wait for company")
     compression: str = Field(default="lz4", pattern=r"^(none|lz4|zstd|gzip|snappy)$")
 
     @property

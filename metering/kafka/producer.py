@@ -47,7 +47,7 @@ class ProducerLimits:
     in_flight_bytes_max: int = 128 * 1024 * 1024
     ack_timeout_seconds: float = 8.0
     delivery_timeout_seconds: float = 10.0
-    linger_milliseconds: float = 2.0
+    linger_milliseconds: float = 1.0
     compression: str = "lz4"
 
 
