@@ -5,24 +5,26 @@ failed; 2: the settings are not valid.
 """
 
 import argparse
-import importlib
-import importlib.util
 import sys
 from collections.abc import Callable
+from typing import Final
 
 from pydantic import ValidationError
 
+from billing.postgres import migrate as billing_migrate
+from metering.clickhouse.schema import create_all
+from metering.kafka.topics import ensure_topics
 from metering.postgres import migrate as metering_migrate
+from metering.postgres.predefined import create_predefined_meters
 from metering.settings import EngineSettings
 
-Step = Callable[[EngineSettings], object]
 # What is made, and the function that makes it, each doing nothing the second time.
-STEPS = (
-    ("Postgres tables of metering", "metering.postgres.migrate", "upgrade"),
-    ("Postgres tables of billing", "billing.postgres.migrate", "upgrade"),
-    ("ClickHouse tables", "metering.clickhouse.schema", "create_all"),
-    ("Kafka topics", "metering.kafka.topics", "ensure_topics"),
-    ("predefined meters", "metering.postgres.predefined", "create_predefined_meters"),
+STEPS: Final[tuple[tuple[str, Callable[[EngineSettings], object]], ...]] = (
+    ("Postgres tables of metering", metering_migrate.upgrade),
+    ("Postgres tables of billing", billing_migrate.upgrade),
+    ("ClickHouse tables", create_all),
+    ("Kafka topics", ensure_topics),
+    ("predefined meters", create_predefined_meters),
 )
 
 
@@ -33,11 +35,8 @@ def run(settings: EngineSettings, report: Callable[[str], None]) -> None:
         if metering_migrate.create_database(settings):
             report("made the Postgres database")
         with metering_migrate.migration_lock(settings):
-            for step, module, function in STEPS:
-                if importlib.util.find_spec(module) is None:
-                    continue
-                do: Step = getattr(importlib.import_module(module), function)
-                do(settings)
+            for step, make in STEPS:
+                make(settings)
                 report(f"{step}: ready")
     except Exception as error:
         raise _Failed(f"migrate: {step}: {_one_line(error)}") from error
