@@ -72,6 +72,7 @@ class EntitlementUsage:
             filters=tuple((names.index(each.dimension), filter_of(each)) for each in entitlement.filters),
             buckets=_MINUTES,
             closed_until=state.closed_until,
+            months_until=state.months_until,
             below=below,
         )
         points: dict[int, Point] = {}

@@ -35,10 +35,11 @@ _MINUTE: Final = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class ReadState:
-    """Whether a meter can be read from `usage` yet, and up to where from `usage_closed`."""
+    """Whether a meter can be read from `usage` yet, and up to where from `usage_closed`, and from `usage_months`."""
 
     backfilled: bool
     closed_until: datetime | None
+    months_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +75,19 @@ class UsageStore:
 
     async def read_state(self, meter_key: str) -> ReadState:
         """How the meter of this key can be read now."""
-        until = select(closing.c.closed_until).where(closing.c.topic == self.settings.events_topic).scalar_subquery()
+        c, b = closing.c, backfills.c
         one = select(literal(1).label("one")).subquery()
-        statement = select(until, backfills.c.meter_key, backfills.c.done_at, backfills.c.closed_at).select_from(
-            one.outerjoin(backfills, backfills.c.meter_key == meter_key)
+        both = one.outerjoin(closing, c.topic == self.settings.events_topic).outerjoin(
+            backfills, b.meter_key == meter_key
         )
+        statement = select(c.closed_until, c.months_until, b.meter_key, b.done_at, b.closed_at).select_from(both)
         async with self.postgres.connect() as connection:
-            closed_until, key, done_at, closed_at = (await connection.execute(statement)).one()
+            closed_until, months_until, key, done_at, closed_at = (await connection.execute(statement)).one()
         folded = key is None or closed_at is not None
         return ReadState(
             backfilled=key is None or done_at is not None,
-            closed_until=closed_until.astimezone(UTC) if folded and closed_until is not None else None,
+            closed_until=_utc(closed_until) if folded else None,
+            months_until=_utc(months_until) if folded else None,
         )
 
     async def _from_usage(
@@ -171,6 +174,7 @@ def _select(query: UsageQuery, start: datetime | None, end: datetime | None, sta
         dims=tuple(names.index(name) for name in query.grouped_dimensions),
         before=query.as_of,
         closed_until=state.closed_until,
+        months_until=state.months_until,
     )
 
 
@@ -213,6 +217,10 @@ def state_of(merged: dict[str, Any], first: int, last: int) -> PartialState:
 def _bound(rows: Any) -> None:
     if len(rows) > ROWS_MAX:
         raise InvalidInput(f"the answer would have more than {ROWS_MAX} rows: narrow the range, or take larger windows")
+
+
+def _utc(instant: datetime | None) -> datetime | None:
+    return None if instant is None else instant.astimezone(UTC)
 
 
 def _ceil(instant: datetime) -> datetime:

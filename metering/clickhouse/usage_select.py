@@ -1,6 +1,6 @@
-"""Usage out of `usage` and `usage_closed`, grouped, as one statement.
+"""Usage out of `usage`, `usage_closed` and `usage_months`, grouped, as one statement.
 
-Hours that are closed come from `usage_closed`, which is read as it is; the rest from `usage` FINAL.
+Hours that are closed come from the latter two, which are read as they are; the rest from `usage` FINAL.
 """
 
 from collections.abc import Mapping
@@ -61,8 +61,9 @@ class UsageSelect:
 
     `dims` are positions in the meter's dimensions. `subjects` None means all; `customers` maps subjects to the customer
     to group by in their place. `before` bounds ingest minutes. Ingest hours before `closed_until` are taken from
-    `usage_closed`; None takes all from `usage`. `below` bounds the offsets of ranges, per partition; those not named
-    have none, and closed hours are not used with it. With `count_distinct`, unique values are counted there and then.
+    `usage_closed`, those before `months_until` from `usage_months`; None takes all from `usage`. `below` bounds the
+    offsets of ranges, per partition; those not named have none, and closed hours are not used with it. With
+    `count_distinct`, unique values are counted there and then.
     """
 
     namespace: str
@@ -78,6 +79,7 @@ class UsageSelect:
     dims: tuple[int, ...] = ()
     before: datetime | None = None
     closed_until: datetime | None = None
+    months_until: datetime | None = None
     below: Mapping[int, int] | None = None
     count_distinct: bool = False
 
@@ -114,8 +116,13 @@ class UsageSelect:
         closed = self._closed_until()
         parts = []
         if closed is not None:
-            hours = sql("ingest_hour < {c}", c=second(closed))
-            parts.append(self._part("usage_closed", _CLOSED_PLACE, [hours]))
+            months = None if self.months_until is None else min(closed, self.months_until)
+            hours = [sql("ingest_hour < {c}", c=second(closed))]
+            if months is not None:
+                parts.append(self._part("usage_months", _CLOSED_PLACE, [sql("ingest_hour < {m}", m=second(months))]))
+                hours.append(sql("ingest_hour >= {m}", m=second(months)))
+            if months is None or months < closed:
+                parts.append(self._part("usage_closed", _CLOSED_PLACE, hours))
         minutes = [] if closed is None else [sql("ingest_minute >= {c}", c=second(closed))]
         if self.before is not None:
             minutes.append(sql("ingest_minute < {b}", b=second(self.before)))
