@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from cli.demo.report import number
+
+_PLACES: Final = 2
 
 
 def invoice_table(invoice: Mapping[str, Any]) -> Table:
@@ -36,8 +38,9 @@ def invoice_table(invoice: Mapping[str, Any]) -> Table:
 
 
 def money(amount: str) -> str:
-    """With thousands separated, in full."""
-    return f"{Decimal(amount):,f}"
+    """With thousands separated, in full, and two places at least."""
+    places = max(_PLACES, len(amount.partition(".")[2]))
+    return f"{Decimal(amount):,.{places}f}"
 
 
 def verification(result: Mapping[str, Any]) -> RenderableType:
@@ -45,7 +48,7 @@ def verification(result: Mapping[str, Any]) -> RenderableType:
     if result["isEqual"]:
         return Text.assemble(
             ("Proven. ", "bold green"),
-            "Recomputed from raw events, the document has the same bytes: sha256 ",
+            "Recomputed from raw events, it has the same bytes: sha256 ",
             (result["sha256Recomputed"][:16] + "…", "bold"),
         )
     places = [f"{each['path']}: {each['stored']} is not {each['recomputed']}" for each in result["differences"][:10]]

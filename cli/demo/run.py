@@ -114,7 +114,9 @@ class Demo:
             out.print(table, "")
         invoice = await self._invoice(api)
         proof = await api.get(f"/api/v1/billing/invoices/{invoice['id']}/verification")
-        out.print(report_invoice.invoice_table(invoice), "", report_invoice.verification(proof), "")
+        out.print(report_invoice.invoice_table(invoice))
+        out.print(report_invoice.verification(proof))
+        out.print()
         return bool(proof["isEqual"]) and report.is_right(result, totals)
 
     async def _invoice(self, api: Api) -> Mapping[str, Any]:
