@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from prometheus_client import Counter
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.balances import CurrentBalances
 from api.directory import Directory
@@ -53,9 +54,7 @@ class BalanceCheck:
         if len(parts) != _PARTS or parts[5] != "entitlements" or scope["method"] != "GET":
             return False
         wanted, feature = parts[4], parts[6]
-        customer = (
-            wanted.upper() if is_id(wanted) else self.directory.known(wanted) or await self.directory.find(wanted)
-        )
+        customer = wanted.upper() if is_id(wanted) else await self._customer(wanted)
         balance = self.balances.value(customer, feature, self.now()) if customer is not None else None
         if customer is None or balance is None:
             _LEFT.inc()
@@ -65,6 +64,12 @@ class BalanceCheck:
         await send(start)
         await send(body)
         return True
+
+    async def _customer(self, key: str) -> str | None:
+        try:
+            return self.directory.known(key) or await self.directory.find(key)
+        except SQLAlchemyError:
+            return None  # the ordinary route meets the same error, and can tell of it
 
     def _answer(self, key: tuple[str, str, bool], balance: Balance) -> _Cached:
         """The messages for this balance; kept while the view gives the very same object."""

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import structlog
+from clickhouse_connect.driver.exceptions import ClickHouseError
 from clickhouse_connect.driver.exceptions import OperationalError as ClickHouseAway
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -145,6 +146,15 @@ def install(app: FastAPI) -> None:
     async def clickhouse(request: Request, error: ClickHouseAway) -> ProblemResponse:
         _log.warning("clickhouse_unavailable", detail=str(error))
         return of_error(Unavailable("ClickHouse is away or too busy"), dict(request.headers.raw))
+
+    @app.exception_handler(ClickHouseError)
+    async def clickhouse(request: Request, error: ClickHouseError) -> ProblemResponse:
+        headers = dict(request.headers.raw)
+        if isinstance(error, ClickHouseAway):
+            _log.warning("clickhouse_unavailable", detail=str(error).strip()[:500])
+            return of_error(Unavailable("ClickHouse is away or too busy"), headers)
+        _log.error("request_failed", path=request.url.path, method=request.method, exc_info=error)
+        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, headers)
 
     @app.exception_handler(PoolTimeoutError)
     async def pool(request: Request, _error: PoolTimeoutError) -> ProblemResponse:
