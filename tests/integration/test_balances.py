@@ -1,6 +1,7 @@
 """Balances on the real engines: deltas by hand, through kills, repetitions, gaps and late events."""
 
 import random
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from metering.domain.meter import Aggregation
 from metering.domain.period import Interval
 from metering.settings import EngineSettings
 from tests.conftest import ClickHouseDatabase, EngineUrls
-from tests.integration.balances_rig import Rig, Use, wait_for
+from tests.integration.balances_rig import DEADLINE_SECONDS, Rig, Use, wait_for
 
 NOW = datetime.now(UTC).replace(second=0, microsecond=0)
 MINUTE = minute_of(NOW)
@@ -176,3 +177,38 @@ def test_a_second_process_takes_over_half_and_all(rig: Rig) -> None:
         rig.kill(one)
         rig.flush(1, [use(c, 2) for c in customers])
         wait_for("sums after the loss of one", lambda: all(used(view, c) == 3 for c in customers))
+
+
+def test_a_process_stopped_past_its_session_and_continued_harms_nothing(rig: Rig) -> None:
+    customers = [f"C{n}" for n in range(12)]
+    rig.flush(0, [])
+    rig.flush(1, [])
+    for customer in customers:
+        rig.change(customer, "gpu", an_entitlement(customer))
+    one = rig.start("one")
+    with rig.view() as view:
+        wait_for("the balances", lambda: all(used(view, c) == 0 for c in customers))
+        one.send_signal(signal.SIGSTOP)
+        rig.flush(0, [use(c, 1) for c in customers])  # it will find these when it wakes
+        rig.start("two")
+        wait_for("sums of the second process", lambda: all(used(view, c) == 1 for c in customers))
+        rig.flush(1, [use(c, 2) for c in customers])
+        one.send_signal(signal.SIGCONT)
+        rig.flush(0, [use(c, 4) for c in customers])
+        wait_for("sums after the first is back", lambda: all(used(view, c) == 7 for c in customers))
+    with rig.view() as fresh:
+        assert {used(fresh, c) for c in customers} == {7}
+
+
+def test_it_ends_when_asked_and_goes_on_where_it_was(rig: Rig) -> None:
+    rig.flush(0, [])
+    rig.flush(1, [])
+    rig.change("C", "gpu", an_entitlement("C"))
+    process = rig.start()
+    with rig.view() as view:
+        wait_for("the balance", lambda: used(view, "C") == 0)
+        process.terminate()
+        assert process.wait(DEADLINE_SECONDS) == 0
+        rig.flush(0, [use("C", 1)])
+        rig.start()
+        wait_for("what came meanwhile", lambda: used(view, "C") == 1)
