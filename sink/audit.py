@@ -79,7 +79,8 @@ def holes(flushed: Sequence[Flushed], start: int, end: int) -> list[tuple[int, i
 def unsynced(flushed: Sequence[Flushed], started_at: int) -> set[int]:
     """The starts of ranges that may not have been on the disk when ClickHouse started, at `started_at` (ms).
 
-    That is what was flushed in the minute before, and what was at work then: a range flushed after it that follows one flushed before.
+    That is what was flushed in the minute before, and what was at work then: a range flushed after it that follows one
+    flushed before.
     """
     slack = UNSYNCED_SECONDS * 1000
     late = [each.a for each in flushed if started_at - slack <= each.flushed_at <= started_at + slack]

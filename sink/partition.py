@@ -83,6 +83,7 @@ class PartitionLoop:
         self.stop = threading.Event()
         self.failure: BaseException | None = None
         self.ended_at = 0.0
+        self.flushed_to = 0  # 0 until the first flush
         self._on = engines
         self._range: _Range | None = None
         self._restarts = engines.audit.restarts
@@ -161,7 +162,8 @@ class PartitionLoop:
                 assert end is not None
                 return self._source.read(start, end)
             case KnownRevision():
-                return on.registry.newest()
+                newest = on.registry.newest()
+                return Answer.UNCLEAR if newest is None else newest
             case SendTick():
                 self._heard_at = time.monotonic()
                 return on.producer.send_tick(self.partition)
@@ -285,6 +287,7 @@ class PartitionLoop:
         for outcome in ("counted", "duplicate", "rejected", "ticks"):
             metrics.RECORDS.labels(outcome).inc(getattr(accounting, outcome))
         metrics.RANGES.labels(str(self.partition)).inc()
+        self.flushed_to = plan.end
         metrics.POSITION.labels(str(self.partition)).set(plan.end)
         self._range = None
         return Answer.DONE

@@ -149,7 +149,8 @@ class SendTick:
 
 @dataclass(frozen=True, slots=True)
 class KnownRevision:
-    """The newest revision of the registry that this process knows. Answer: int."""
+    """The newest revision of the registry, asked for after the records were fetched: what they rely on, such as their
+    namespace, was committed before they were accepted. Answer: int | UNCLEAR."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +247,7 @@ class PartitionProtocol:
         else:
             if batch.start != plan.end:
                 raise ProtocolViolation(f"offsets {plan.end} to {batch.start} are gone from Kafka and were not counted")
-            known = yield KnownRevision()
+            known: int = yield from self.until_clear(KnownRevision(), plan)
             new = self.plan_range(plan, batch, floor, known)
             yield from self.swap(plan, new)
             yield from self.apply(new, batch)

@@ -28,6 +28,7 @@ log = structlog.get_logger()
 TURN_SECONDS: Final = 0.2
 REVOKE_SECONDS: Final = 5
 STOP_SECONDS: Final = 10
+COMMIT_SECONDS: Final = 5
 
 
 def _now_ms() -> int:
@@ -41,6 +42,7 @@ class Sink:
         self._settings = settings
         self.stop = threading.Event()
         self._joined = False
+        self._told_at = 0.0
         self._loops: dict[int, PartitionLoop] = {}
         self._postgres = sync_engine(settings, application="sink", pool_size=settings.event_partitions + 4)
         self._registry = RegistryWatch(self._postgres, settings.sink_registry_seconds)
@@ -73,6 +75,7 @@ class Sink:
             while not self.stop.is_set():
                 group.poll(TURN_SECONDS)
                 self._look_after_loops()
+                self._tell_lag_monitors(group)
         finally:
             self._stop_loops(list(self._loops), STOP_SECONDS)
             with suppress(KafkaException):
@@ -130,6 +133,21 @@ class Sink:
         for loop in loops:
             loop.join(max(0.0, deadline - time.monotonic()))
         metrics.OWNED.set(len(self._loops))
+
+    def _tell_lag_monitors(self, group: Consumer) -> None:
+        """Commit how far the partitions are flushed. Nothing here ever reads it."""
+        if time.monotonic() - self._told_at < COMMIT_SECONDS:
+            return
+        self._told_at = time.monotonic()
+        topic = self._settings.events_topic
+        reached = [
+            TopicPartition(topic, partition, loop.flushed_to)
+            for partition, loop in self._loops.items()
+            if loop.flushed_to
+        ]
+        if reached:
+            with suppress(KafkaException):
+                group.commit(offsets=reached, asynchronous=True)
 
     def _look_after_loops(self) -> None:
         if self._backfill.failure is not None:

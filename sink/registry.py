@@ -39,9 +39,14 @@ class RegistryWatch:
     def loaded(self) -> bool:
         return self._newest is not None
 
-    def newest(self) -> int:
-        """The newest revision known; 0 before the first was loaded."""
-        return self._newest.revision if self._newest else 0
+    def newest(self) -> int | None:
+        """The newest revision, asked for now; None if Postgres can't tell."""
+        try:
+            self._look()
+        except SQLAlchemyError as error:
+            log.warning("registry not read", error=str(error).splitlines()[0])
+            return None
+        return self._newest.revision if self._newest else None
 
     def at(self, revision: int) -> Registry | None:
         """The registry at `revision`; None if Postgres can't tell now."""
@@ -60,10 +65,7 @@ class RegistryWatch:
 
     def _follow(self) -> None:
         while not self._stop.is_set():
-            try:
-                self._look()
-            except SQLAlchemyError as error:
-                log.warning("registry not read", error=str(error).splitlines()[0])
+            self.newest()
             self._stop.wait(self._seconds)
 
     def _look(self) -> None:
@@ -73,7 +75,9 @@ class RegistryWatch:
                 return
             registry = load_registry(connection, newest, base=self._newest)
         self._keep(registry)
-        self._newest = registry
+        with self._lock:
+            if self._newest is None or registry.revision > self._newest.revision:
+                self._newest = registry
         metrics.REVISION.set(registry.revision)
 
     def _keep(self, registry: Registry) -> None:

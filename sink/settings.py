@@ -19,7 +19,7 @@ class SinkSettings(EngineSettings):
     )
     sink_group: str = Field(default="sink", description="consumer group, after the topic prefix; it only hints")
     sink_metrics_port: int = Field(default=8894, ge=0, le=65535, description="0: a free one")
-    sink_flush_events: int = Field(default=50_000, ge=1, le=1_000_000)
+    sink_flush_events: int = Field(default=25_000, ge=1, le=1_000_000)
     sink_flush_ms: int = Field(default=200, ge=1, le=60_000, description="how old a record may get before its flush")
     sink_prefetch_kilobytes: int = Field(default=16_384, ge=1024, description="bound of a partition's fetched records")
     sink_tick_seconds: float = Field(default=3, gt=0, description="a partition quiet for so long gets a tick record")

@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from clickhouse_connect.driver.client import Client
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from sqlalchemy import Engine
 
 from metering.clickhouse.client import connect
 from metering.clickhouse.schema import create_all
@@ -90,8 +88,8 @@ class SinkStack:
         self.processes: list[subprocess.Popen[bytes]] = []
         create_all(settings)
         upgrade(settings)
-        self.postgres: Engine = sync_engine(settings, application="test")
-        self.clickhouse: Client = connect(settings)
+        self.postgres = sync_engine(settings, application="test")
+        self.clickhouse = connect(settings)
         self._create_topics()
         self.producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "linger.ms": 5})
         self.change(

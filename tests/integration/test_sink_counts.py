@@ -10,9 +10,9 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import insert, select
 
-from metering.domain.event import event_key
+from metering.domain.event import Event, event_key
 from metering.domain.meter import Aggregation, Meter
-from metering.postgres.registry import meter_changed
+from metering.postgres.registry import meter_changed, namespace_added
 from metering.postgres.tables import backfills
 from sink.failpoint import NAMES
 from sink.settings import SinkSettings
@@ -145,3 +145,17 @@ def test_rows_that_clickhouse_lost_are_done_again(stack: SinkStack) -> None:
     stack.start()
     stack.wait_flushed()
     stack.check()
+
+
+def test_an_event_of_a_namespace_made_a_moment_ago_is_not_rejected(stack: SinkStack) -> None:
+    """The registry is asked after the records were fetched, so whatever an accepted event relies on is known."""
+    stack.start(SINK_REGISTRY_SECONDS="3600", SINK_TICK_SECONDS="3600")
+    stack.send(flight(n) for n in range(5))
+    stack.wait_flushed()
+    stack.change(namespace_added("second"))
+    event = flight(9)
+    other = Event("second", event.id, event.source, event.type, event.subject, event.time, event.data)
+    stack.send([other])
+    stack.wait_flushed()
+    assert stack.query("SELECT count() FROM events WHERE namespace = 'second'") == [(1,)]
+    assert stack.query("SELECT count() FROM dead_letters") == [(0,)]
