@@ -7,7 +7,6 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import structlog
-from clickhouse_connect.driver.exceptions import ClickHouseError
 from clickhouse_connect.driver.exceptions import OperationalError as ClickHouseAway
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -147,15 +146,6 @@ def install(app: FastAPI) -> None:
         _log.warning("clickhouse_unavailable", detail=str(error))
         return of_error(Unavailable("ClickHouse is away or too busy"), dict(request.headers.raw))
 
-    @app.exception_handler(ClickHouseError)
-    async def clickhouse(request: Request, error: ClickHouseError) -> ProblemResponse:
-        headers = dict(request.headers.raw)
-        if isinstance(error, ClickHouseAway):
-            _log.warning("clickhouse_unavailable", detail=str(error).strip()[:500])
-            return of_error(Unavailable("ClickHouse is away or too busy"), headers)
-        _log.error("request_failed", path=request.url.path, method=request.method, exc_info=error)
-        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, headers)
-
     @app.exception_handler(PoolTimeoutError)
     async def pool(request: Request, _error: PoolTimeoutError) -> ProblemResponse:
         return of_error(Unavailable("too many requests wait for the database"), dict(request.headers.raw))
@@ -180,7 +170,6 @@ def _finding(finding: Finding) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-
     return json_number(value) if isinstance(value, Decimal) else value
 
 
