@@ -75,12 +75,16 @@ def invoice_table(invoice: Invoice) -> Table:
     for column in ("", "quantity", "per unit", f"amount, {invoice.currency}"):
         table.add_column(column, justify="right" if column else "left")
     for line in invoice.content.get("lines", ()):
-        table.add_row(f"[bold]{line['name']}[/]", _shown(line.get("quantity")), "", _shown(line["amount"]))
+        table.add_row(
+            f"[bold]{line['name']}[/]", _shown(line.get("quantity")), "", _money(line["amount"], invoice.currency)
+        )
         for detail in line["details"]:
-            numbers = (_shown(detail[name]) for name in ("quantity", "perUnit", "amount"))
+            numbers = _shown(detail["quantity"]), _shown(detail["perUnit"]), _money(detail["amount"], invoice.currency)
             table.add_row(f"[dim]  {detail['name']}[/]", *(f"[dim]{number}[/]" for number in numbers))
     table.add_section()
-    table.add_row("[bold]total[/]", "", "", f"[bold]{_shown(invoice.content.get('totals', {}).get('total'))}[/]")
+    if invoice.content:
+        total = _money(invoice.content["totals"]["total"], invoice.currency)
+        table.add_row("[bold]total[/]", "", "", f"[bold]{total}[/]")
     return table
 
 
@@ -102,6 +106,14 @@ def _shown(number: Any) -> str:
     from decimal import Decimal
 
     return "" if number is None else f"{Decimal(number):,f}"
+
+
+def _money(amount: str, currency: str) -> str:
+    from decimal import Decimal
+
+    from billing.domain.money import Currency
+
+    return f"{Decimal(amount):,.{Currency(currency).exponent}f}"
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:

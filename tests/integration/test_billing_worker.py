@@ -109,7 +109,7 @@ async def test_the_command_shows_and_verifies_an_invoice(world: World) -> None:
     code, output = await command("invoice", "show", invoice.number or "")
     assert code == 0, output
     assert "usage price for tier 2" in output
-    assert "65.5" in output
+    assert "65.50" in output
     code, output = await command("verify", "invoice", invoice.id)
     assert (code, "equal" in output) == (0, True)
     assert await command("verify", "log") == (0, "the audit log holds\n")
