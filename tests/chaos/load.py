@@ -63,6 +63,15 @@ class Load:
             f"{count} more acknowledged events; statuses so far {dict(self.statuses)}",
         )
 
+    def again(self, events: list[Made]) -> None:
+        """Post these once more, until they are acknowledged, from this thread."""
+        asyncio.run(self._again(events))
+
+    async def _again(self, events: list[Made]) -> None:
+        async with httpx.AsyncClient(timeout=30) as http:
+            for start in range(0, len(events), 4 * BATCH):
+                await self._post(http, events[start : start + 4 * BATCH], once=False)
+
     def refused(self) -> int:
         """How many requests got 503 so far."""
         return self.statuses[503]

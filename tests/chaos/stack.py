@@ -38,12 +38,14 @@ PARTITIONS = 4
 # Short sessions and small ranges: a few seconds have many flushes, and a process that is away is soon missed.
 ENVIRONMENT = {
     "WEIGHBRIDGE_SINK_FLUSH_EVENTS": "200",
-    "WEIGHBRIDGE_SINK_FLUSH_MS": "50",
+    "WEIGHBRIDGE_SINK_FLUSH_MS": "100",
     "WEIGHBRIDGE_SINK_SESSION_SECONDS": "2",
     "WEIGHBRIDGE_SINK_TICK_SECONDS": "1",
     "WEIGHBRIDGE_SINK_RETAKE_SECONDS": "1",
     "WEIGHBRIDGE_EVENT_PARTITIONS": str(PARTITIONS),
     "WEIGHBRIDGE_BILLING_GRACE_SECONDS": "0",
+    "WEIGHBRIDGE_INGEST_ACK_TIMEOUT_SECONDS": "2",
+    "WEIGHBRIDGE_INGEST_DELIVERY_TIMEOUT_SECONDS": "4",
 }
 
 
@@ -69,6 +71,16 @@ class Range:
     ticks: int
 
 
+def partitions_owned(metrics_url: str) -> int:
+    """How many partitions a sink says that it works on; 0 while it can't be asked."""
+    try:
+        with urlopen(metrics_url, timeout=2) as answer:
+            lines = answer.read().decode().splitlines()
+    except (URLError, OSError):
+        return 0
+    return int(sum(float(line.split()[1]) for line in lines if line.startswith("weighbridge_sink_partitions_owned ")))
+
+
 @dataclass(slots=True)
 class ExtraSink:
     """A sink beside the supervised one, with a home of its own."""
@@ -79,14 +91,7 @@ class ExtraSink:
 
     def owned(self) -> int:
         """How many partitions it works on; 0 while it can't be asked."""
-        try:
-            with urlopen(self.metrics_url, timeout=2) as answer:
-                lines = answer.read().decode().splitlines()
-        except (URLError, OSError):
-            return 0
-        return int(
-            sum(float(line.split()[1]) for line in lines if line.startswith("weighbridge_sink_partitions_owned "))
-        )
+        return partitions_owned(self.metrics_url)
 
     def ended(self) -> bool:
         return self.process.poll() is not None
@@ -152,6 +157,10 @@ class Stack:
         process = wait_until(lambda: pidfile.running(self.home / "run" / f"{name}.pid"), f"a running {name}")
         return int(process.pid)
 
+    def owned(self) -> int:
+        """How many partitions the supervised sink works on."""
+        return partitions_owned(f"http://127.0.0.1:{self.settings.sink_metrics_port}/metrics")
+
     def rss_bytes(self, name: str) -> int:
         return int(psutil.Process(self.pid(name)).memory_info().rss)
 
@@ -175,6 +184,18 @@ class Stack:
 
     def kill_and_wait(self, name: str) -> None:
         self.wait_back(name, self.kill(name))
+
+    def kill_and_meanwhile(self, name: str, act: Callable[[], None]) -> None:
+        """Kill it and `act` before it is started again."""
+        supervisor = control.supervisor(self.home)
+        assert supervisor is not None
+        supervisor.suspend()
+        self._paused.add(supervisor.pid)
+        killed = self.kill(name)
+        wait_until(lambda: _is_dead(killed), f"the end of {name}")
+        act()
+        self._signal(supervisor.pid, signal.SIGCONT)
+        self.wait_back(name, killed)
 
     def pause(self, name: str) -> Callable[[], None]:
         """SIGSTOP; what is returned lets it go on."""
@@ -281,6 +302,13 @@ class Stack:
             if log.exists():
                 texts += [f"--- {name}", *log.read_text(errors="replace").splitlines()[-lines:]]
         return "\n".join(line[:600] for line in texts)
+
+
+def _is_dead(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _settings(home: Path) -> StackSettings:

@@ -160,6 +160,11 @@ class World:
                 lines.append(f"usage of {customer.key}: {used} in the balance, {total} in the meter")
         return [*lines, *differences("balance's usage of", wanted, seen)]
 
+    def total(self, meter: str) -> Decimal:
+        """A meter's value over all."""
+        rows = self.stack.request("GET", f"/api/v1/meters/{self.name}_{meter}/query")["data"]
+        return sum((Decimal(row["value"]) for row in rows), Decimal(0))
+
     def values_since(self, since: datetime) -> dict[tuple[str, ...], Decimal]:
         path = f"/api/v1/meters/{self.name}_amount/query"
         parameters = {"groupBy": ["subject"], "from": since.isoformat()}
