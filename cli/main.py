@@ -5,8 +5,10 @@ from __future__ import annotations
 import typer
 
 from cli import settings, stack
+from cli.audit import audit
 from cli.demo import command as demo
 from cli.invoice import invoice_app, verify_app
+from cli.query import query
 
 # They start the engines, or need none.
 _WITHOUT_ENGINES = ("up", "down", "status", "demo", "settings")
@@ -17,6 +19,8 @@ app.add_typer(stack.app)
 app.add_typer(settings.app)
 app.add_typer(invoice_app, name="invoice")
 app.add_typer(verify_app, name="verify")
+app.command("audit")(audit)
+app.command("query")(query)
 
 
 @app.callback()
