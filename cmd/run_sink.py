@@ -6,6 +6,7 @@ valid.
 
 import argparse
 import errno
+import gc
 import signal
 import sys
 
@@ -34,6 +35,9 @@ def main() -> int:
         sink = Sink(settings)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sink.stop.set())
+        # A batch is hundreds of thousands of objects that go all at once: looking for cycles among them is in vain.
+        gc.freeze()
+        gc.set_threshold(200_000, 50, 1000)
         sink.run()
     except OSError as error:
         if error.errno != errno.EADDRINUSE:

@@ -15,6 +15,9 @@ STEP_SECONDS: Final = Histogram(
     ["step"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )
+STEP_CPU_SECONDS: Final = Counter(
+    "weighbridge_sink_step_cpu_seconds_total", "Processor time of each step in its partition's thread", ["step"]
+)
 UNCLEAR: Final = Counter(
     "weighbridge_sink_unclear_total", "Steps whose answer was unclear and that were repeated", ["step"]
 )

@@ -135,8 +135,9 @@ class PartitionLoop:
             if self.stop.is_set():
                 raise Stopped
             step = type(command).__name__
-            started = time.perf_counter()
+            started, cpu = time.perf_counter(), time.thread_time()
             answer = self._do(command)
+            metrics.STEP_CPU_SECONDS.labels(step).inc(time.thread_time() - cpu)
             metrics.STEP_SECONDS.labels(step).observe(time.perf_counter() - started)
             self._back_off(step, answer)
 
@@ -238,15 +239,12 @@ class PartitionLoop:
         known = self._store.lookup(decoded.keys)
         skip = self._duplicates(decoded, offsets, ingest, known, plan)
         rows = count(self.partition, plan, batch, decoded, skip=skip, registry=registry, stored_at=self._on.now_ms())
-        keep = [i for i in range(len(decoded.keys)) if i not in skip]
-        self._range = _Range(
-            plan,
-            registry,
-            rows,
-            [decoded.keys[i] for i in keep],
-            [Sighting(offsets[i], ingest[i]) for i in keep],
-            [known[i] for i in keep],
-        )
+        keys = decoded.keys
+        if skip:
+            keep = [i for i in range(len(keys)) if i not in skip]
+            keys, known = [keys[i] for i in keep], [known[i] for i in keep]
+            offsets, ingest = [offsets[i] for i in keep], [ingest[i] for i in keep]
+        self._range = _Range(plan, registry, rows, keys, list(map(Sighting, offsets, ingest)), known)
         return rows.accounting
 
     def _duplicates(
