@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.chaos.late_event import LateEvent
 from tests.chaos.stack import ENVIRONMENT, Stack
 from tests.chaos.world import World
 
@@ -35,8 +36,11 @@ def stack() -> Iterator[Stack]:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         started = Stack.attach(home) if kept else Stack.start(home)
+    started.story = LateEvent(started)
     try:
+        started.story.begin()
         yield started
+        started.story.abandon()
         for world in started.worlds:
             world.check()
     finally:
@@ -45,6 +49,13 @@ def stack() -> Iterator[Stack]:
         else:
             started.close()
             shutil.rmtree(home)
+
+
+@pytest.fixture
+def late_event(stack: Stack) -> LateEvent:
+    """It began with the stack."""
+    assert stack.story is not None
+    return stack.story
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ CLIENTS = 4
 BATCH = 25
 REPEATED = 0.03
 AGAIN_SECONDS = 0.1
+PATH = "/api/v1/events"
+HEADERS = {"content-type": "application/cloudevents-batch+json"}
 
 
 @dataclass(slots=True)
@@ -63,15 +65,6 @@ class Load:
             f"{count} more acknowledged events; statuses so far {dict(self.statuses)}",
         )
 
-    def again(self, events: list[Made]) -> None:
-        """Post these once more, until they are acknowledged, from this thread."""
-        asyncio.run(self._again(events))
-
-    async def _again(self, events: list[Made]) -> None:
-        async with httpx.AsyncClient(timeout=30) as http:
-            for start in range(0, len(events), 4 * BATCH):
-                await self._post(http, events[start : start + 4 * BATCH], once=False)
-
     def refused(self) -> int:
         """How many requests got 503 so far."""
         return self.statuses[503]
@@ -104,23 +97,45 @@ class Load:
                 await asyncio.sleep(max(0.0, began + len(batch) * CLIENTS / self.rate_max - time.monotonic()))
 
     async def _post(self, http: httpx.AsyncClient, batch: list[Made], *, once: bool) -> None:
-        body = msgspec.json.encode([event.cloud_event() for event in batch])
-        headers = {"content-type": "application/cloudevents-batch+json"}
         deadline = time.monotonic() + DEADLINE_SECONDS
-        while True:
-            try:
-                answer = await http.post(f"{self.url}/api/v1/events", content=body, headers=headers)
-            except httpx.TransportError:
-                self.statuses[0] += 1
-            else:
-                self.statuses[answer.status_code] += 1
-                if answer.is_success:
-                    self.ledger.acknowledge(batch)
-                    return
-                assert answer.status_code == 503, f"{answer.status_code} {answer.text}"
-                self.retry_after.add(answer.headers.get("retry-after", ""))
+        while not await self._acknowledged(http, batch):
+            await asyncio.sleep(AGAIN_SECONDS)
             if once:
-                await asyncio.sleep(AGAIN_SECONDS)
                 return
             assert time.monotonic() < deadline, f"no acknowledgement in {DEADLINE_SECONDS} s: {dict(self.statuses)}"
-            await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _acknowledged(self, http: httpx.AsyncClient, batch: list[Made]) -> bool:
+        try:
+            answer = await http.post(f"{self.url}{PATH}", content=encoded(batch), headers=HEADERS)
+        except httpx.TransportError:
+            self.statuses[0] += 1
+            return False
+        self.statuses[answer.status_code] += 1
+        if answer.is_success:
+            self.ledger.acknowledge(batch)
+            return True
+        assert answer.status_code == 503, f"{answer.status_code} {answer.text}"
+        self.retry_after.add(answer.headers.get("retry-after", ""))
+        return False
+
+
+def encoded(events: list[Made]) -> bytes:
+    """A batch as it is posted."""
+    return msgspec.json.encode([event.cloud_event() for event in events])
+
+
+def post(url: str, ledger: Ledger, events: list[Made]) -> None:
+    """Until these are acknowledged, from this thread; they must be in the ledger."""
+    for start in range(0, len(events), 4 * BATCH):
+        batch = events[start : start + 4 * BATCH]
+
+        def acknowledged(batch: list[Made] = batch) -> bool:
+            try:
+                answer = httpx.post(f"{url}{PATH}", content=encoded(batch), headers=HEADERS, timeout=30)
+            except httpx.TransportError:
+                return False
+            assert answer.is_success or answer.status_code == 503, answer.text
+            return answer.is_success
+
+        wait_until(acknowledged, "an acknowledgement")
+        ledger.acknowledge(batch)

@@ -29,6 +29,7 @@ from tests.chaos.oracle import DECODER
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.chaos.late_event import LateEvent
     from tests.chaos.world import World
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +113,7 @@ class Stack:
     settings: StackSettings
     extra: list[ExtraSink] = field(default_factory=list)
     worlds: list[World] = field(default_factory=list)  # all that ever sent something
+    story: LateEvent | None = None
     counted_before: int = 0
     _paused: set[int] = field(default_factory=set)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.chaos.load import post
 from tests.chaos.stack import PARTITIONS, wait_until
 
 if TYPE_CHECKING:
@@ -60,6 +61,6 @@ def test_a_sink_that_lost_its_dedupe_store_still_knows_what_was_counted(stack: S
     first = list(world.ledger.made.values())
     stack.kill_and_meanwhile("sink", lambda: shutil.rmtree(stack.home / "dedupe"))
     with world.load() as load:
-        load.again(first)
+        post(stack.url, world.ledger, first)
         load.more(EVENTS)
     world.check()
