@@ -46,6 +46,7 @@ from metering.kafka.producer import AckedProducer
 from metering.kafka.relay import OutboxRelay
 from metering.postgres import customers as customer_rows
 from metering.postgres import entitlement_changes
+from metering.postgres.backfills import announce_done_backfills
 from metering.postgres.engine import async_engine
 from metering.postgres.listen import Listener
 from metering.postgres.predefined import ensure_predefined_meters
@@ -141,6 +142,9 @@ async def running(app: WeighbridgeApp, settings: ApiSettings, ingest: IngestSett
     tasks = [
         asyncio.create_task(OutboxRelay(url, producer).run(), name="outbox relay"),
         asyncio.create_task(listener.run(), name="listener"),
+        asyncio.create_task(
+            announce_done_backfills(engine, services.entitlements_topic), name="announcer of done backfills"
+        ),
     ]
     app.state.services = services
     app.balance_check = BalanceCheck(balances, directory, utc_now)

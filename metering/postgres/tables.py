@@ -98,6 +98,7 @@ backfills = Table(
     _now("created_at"),
     Column("done_at", _Instant),
     Column("closed_at", _Instant, comment="when closed hours were folded anew with it"),
+    Column("announced_at", _Instant, comment="when balances on the meter were to be computed anew"),
 )
 
 # Up to which ingest time `usage_closed` may be read: set back before a swap, forward after it. What is before

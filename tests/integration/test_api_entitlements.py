@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from metering.kafka.wire import CHANGE_DECODER
+from tests.integration.balances_rig import wait_for
 from tests.integration.test_api_resources import customer, key, meter, refused
 
 if TYPE_CHECKING:
@@ -370,3 +371,24 @@ def store_usage(api: ApiClient, meter_key: str, subject: str, minute: datetime, 
         )
 
     api.run(store())
+
+
+def test_balances_on_a_meter_are_computed_anew_when_its_backfill_is_done(api: ApiClient) -> None:
+    owner, what, _ = world(api)
+    before = changes(api, owner["id"])
+    meter_id = api.get(f"/api/v1/meters/{what['meterSlug']}").json()["id"]
+
+    async def finish() -> None:
+        from sqlalchemy import func, update
+
+        from metering.postgres.tables import backfills
+
+        done = update(backfills).where(backfills.c.meter_key.startswith(meter_id)).values(done_at=func.now())
+        async with api.app.state.services.engine.begin() as connection:
+            await connection.execute(done)
+
+    api.run(finish())
+    wait_for("the change that has it computed anew", lambda: len(changes(api, owner["id"])) > len(before))
+    after = changes(api, owner["id"])[len(before) :]
+    assert [each.entitlement for each in after] == [before[-1].entitlement]
+    assert after[0].sequence > before[-1].sequence
