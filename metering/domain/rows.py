@@ -51,10 +51,14 @@ CELL_COLUMNS: Final = (
     "latest_time",
     "latest_offset",
     "uniques",
+    "latest_ingest",
 )
 """In the order of the fields of `metering.kafka.wire.Cell`."""
 
 _CELL_KEYS: Final = CELL_COLUMNS[:5]
+_LATEST_INGEST: Final = (
+    pl.when(pl.col("latest").is_not_null()).then(pl.col("ingest_minute")).otherwise(0).alias("latest_ingest")
+)
 _SAFE_SUM: Final = 10**25
 _EXACT: Final = Context(prec=200, traps=[Inexact])
 _ARROW_TYPES: Final = {
@@ -125,8 +129,8 @@ def cells(usage: pl.DataFrame, customer_of: Callable[[str, str], str | None]) ->
     ).drop_nulls()
     frame = usage.join(owners, on=["namespace", "subject"])
     shared = frame.select(_CELL_KEYS).is_duplicated()
-    alone = frame.filter(~shared).select(CELL_COLUMNS)  # most rows: not to be grouped, which costs
-    return stack([alone, _merged(frame.filter(shared))])
+    alone = frame.filter(~shared).with_columns(_LATEST_INGEST)  # most rows: not to be grouped, which costs
+    return stack([alone.select(CELL_COLUMNS), _merged(frame.filter(shared))])
 
 
 def _merged(frame: pl.DataFrame) -> pl.DataFrame:
@@ -144,6 +148,7 @@ def _merged(frame: pl.DataFrame) -> pl.DataFrame:
         pl.col("latest_time").filter(usable).last().fill_null(0),
         pl.col("latest_offset").filter(usable).last().fill_null(0),
         pl.col("uniques").explode().drop_nulls().unique().sort(),
+        pl.col("ingest_minute").filter(usable).last().fill_null(0).alias("latest_ingest"),
     )
     if not safe:
         grouped = exact_sums(grouped, "sums", "sum")

@@ -31,14 +31,14 @@ class Cell(msgspec.Struct, frozen=True, array_like=True, gc=False):
     latest_time: int  # microseconds
     latest_offset: int
     uniques: tuple[str, ...]
-    latest_ingest: int = 0  # minute of ingest time of the latest, minutes since the epoch
+    latest_ingest: int = 0  # ingest time of the latest, in minutes since the epoch
 
 
 class Delta(msgspec.Struct, frozen=True, array_like=True):
     """What a range [start, end) of a source partition adds to the customers of one balance partition.
 
     Sent for every range to every balance partition, with or without cells, so that "passed" is always known.
-    `ingest_time` is what the range reaches, in milliseconds;
+    `ingest_time` is what the range reaches, in milliseconds.
     """
 
     partition: int

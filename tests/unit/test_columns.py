@@ -362,7 +362,7 @@ def test_cells_merge_unique_and_latest_values_of_subjects():
         ["a", "b", "c"],
         [5, 9, 7],
         [b'{"v":1}', b'{"v":2}', b'{"v":1}'],
-        [1] * 3,
+        [60_000_000, 120_000_001, 180_000_000],
         [0] * 3,
         [0, 1, 2],
     )
@@ -372,6 +372,8 @@ def test_cells_merge_unique_and_latest_values_of_subjects():
         assert found["U.1"].uniques == ("1", "2")
         latest = found["L.1"]
         assert (latest.latest, latest.latest_time, latest.latest_offset, latest.events) == (2, 9, 1, 3)
+        assert latest.latest_ingest == 2
+        assert found["U.1"].latest_ingest == 0
 
 
 def test_events_from_the_first_instant_on_count():
