@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.chaos.disk import small_disk
 from tests.chaos.late_event import LateEvent
 from tests.chaos.stack import ENVIRONMENT, Stack
 from tests.chaos.world import World
@@ -23,32 +25,46 @@ if TYPE_CHECKING:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "stack" in getattr(item, "fixturenames", ()):
+        if Path(__file__).parent in item.path.parents and "stack" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.engines)
             item.add_marker(pytest.mark.chaos)
 
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    kept = os.environ.get("WEIGHBRIDGE_TEST_STACK_HOME")
-    home = Path(kept or tempfile.mkdtemp(prefix="weighbridge-chaos-"))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
-        started = Stack.attach(home) if kept else Stack.start(home)
-    started.story = LateEvent(started)
+        kept = os.environ.get("WEIGHBRIDGE_TEST_STACK_HOME")
+        with _kept(Path(kept)) if kept else _temporary() as started:
+            started.story = LateEvent(started)
+            started.story.begin()
+            yield started
+            started.story.abandon()
+            for world in started.worlds:
+                world.check()
+
+
+@contextmanager
+def _kept(home: Path) -> Iterator[Stack]:
+    started = Stack.attach(home)
     try:
-        started.story.begin()
         yield started
-        started.story.abandon()
-        for world in started.worlds:
-            world.check()
     finally:
-        if kept:
-            started.let_go()
-        else:
+        started.let_go()
+
+
+@contextmanager
+def _temporary() -> Iterator[Stack]:
+    home = Path(tempfile.mkdtemp(prefix="weighbridge-chaos-"))
+    with small_disk(home) as is_small:
+        started = Stack.start(home)
+        started.has_small_disk = is_small
+        try:
+            yield started
+        finally:
             started.close()
-            shutil.rmtree(home)
+    shutil.rmtree(home)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +105,8 @@ class LateEvent:
         self.stack.wait_flushed()
         self.first_later = request("GET", path)
         self.proofs.append(self._proof(path))
+        next_minute = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(minutes=1)
+        wait_until(lambda: datetime.now(UTC) >= next_minute, "a cut after the late event")
         self._cancel()
         self.second = self._issued(2)
         self.second_proof = request("GET", f"/api/v1/billing/invoices/{self.second['id']}/verification")

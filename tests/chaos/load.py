@@ -57,12 +57,13 @@ class Load:
         if self._failure is not None:
             raise self._failure
 
-    def more(self, count: int) -> None:
+    def more(self, count: int, *, seconds: float = DEADLINE_SECONDS) -> None:
         """Until `count` more events are acknowledged."""
         wanted = len(self.ledger.acknowledged) + count
         wait_until(
             lambda: self._failure or len(self.ledger.acknowledged) >= wanted,
             f"{count} more acknowledged events; statuses so far {dict(self.statuses)}",
+            seconds,
         )
 
     def refused(self) -> int:

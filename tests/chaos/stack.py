@@ -114,6 +114,7 @@ class Stack:
     extra: list[ExtraSink] = field(default_factory=list)
     worlds: list[World] = field(default_factory=list)  # all that ever sent something
     story: LateEvent | None = None
+    has_small_disk: bool = False
     counted_before: int = 0
     _paused: set[int] = field(default_factory=set)
 
@@ -247,7 +248,7 @@ class Stack:
                 if answer.is_success:
                     return DECODER.decode(answer.content) if answer.content else None
                 failed = f"{method} {path}: {answer.status_code} {answer.text}"
-                assert answer.status_code == 503, failed
+                assert answer.status_code == 503, f"{failed}\n{self.tails('api')}"
             assert time.monotonic() < deadline, failed
             time.sleep(0.1)
 
