@@ -43,10 +43,10 @@ check: install ## format, lint, types, import layers
 	@$(BIN)/lint-imports
 
 test-unit: install ## the tests that need no engine
-	@$(BIN)/pytest tests/unit tests/architecture $(ARGS)
+	@$(BIN)/pytest tests/unit tests/simulation tests/architecture $(ARGS)
 
 test: check ## all that CI runs
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 bench: install ## measure, each speed beside a limit of the same run
 	@$(BIN)/python -m bench $(ARGS)

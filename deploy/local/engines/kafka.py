@@ -87,7 +87,7 @@ class Kafka:
     def _format(self, jvm: list[str]) -> None:
         self._report("formatting Kafka's storage")
         argv = [*jvm, "kafka.tools.StorageTool", "format", "--ignore-formatted"]
-        argv += ["-t", cluster_id(self._home), "-c", str(self._config)]
+        argv += [f"--cluster-id={cluster_id(self._home)}", "-c", str(self._config)]
         with self.log.open("ab") as log:
             done = subprocess.run(  # noqa: S603 - our own engine
                 argv, stdout=log, stderr=subprocess.STDOUT, timeout=_FORMAT_TIMEOUT_SECONDS, check=False
