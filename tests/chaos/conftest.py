@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
@@ -41,8 +41,18 @@ def stack() -> Iterator[Stack]:
             started.story.begin()
             yield started
             started.story.abandon()
+            if request.session.testsfailed:
+                _keep_logs(started)
             for world in started.worlds:
                 world.check()
+
+
+def _keep_logs(stack: Stack) -> None:
+    """Beside the temporary folder, which is removed."""
+    kept = Path(tempfile.mkdtemp(prefix="weighbridge-chaos-failed-"))
+    for name in ("log", "run"):
+        shutil.copytree(stack.home / name, kept / name)
+    print(f"\nlogs of the stack: {kept}")  # noqa: T201
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ def filled(folder: Path) -> Iterator[None]:
     ballast = folder / "ballast"
     try:
         with ballast.open("wb", buffering=0) as file:
+            with suppress(OSError):  # others write as well
+                os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(folder).free)
+            file.seek(0, os.SEEK_END)
             for size in (len(_CHUNK), 4096):
                 _write_all(file.fileno(), _CHUNK[:size])
         yield
