@@ -1,4 +1,4 @@
-"""One stack for all fault tests of a worker. At its end, every world is checked once more.
+"""One stack for all fault tests of a worker. At its end, if nothing failed, every world is checked once more.
 
 WEIGHBRIDGE_TEST_STACK_HOME names a folder whose stack is used, started if there is none, and left running.
 """
@@ -43,6 +43,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
             started.story.abandon()
             if request.session.testsfailed:
                 _keep_logs(started)
+                return
             for world in started.worlds:
                 world.check()
 
