@@ -1,4 +1,4 @@
-"""Kafka hangs under load: the API says so in time, keeps its memory, and loses nothing that it acknowledged."""
+"""Kafka hangs under load: the API says so in time, keeps its memory, and loses nothing that it acknowledged, even if killed."""
 
 from __future__ import annotations
 
@@ -34,4 +34,17 @@ def test_kafka_that_hangs_is_answered_by_503_in_bounded_memory(stack: Stack, wor
     assert all(each.isdigit() and int(each) > 0 for each in load.retry_after), load.retry_after
     assert load.retry_after
     assert during - before < GROWTH_BYTES_MAX
+    world.check()
+
+
+def test_an_api_killed_while_kafka_hangs_loses_nothing_that_it_acknowledged(stack: Stack, world: World) -> None:
+    with world.load() as load:
+        load.more(200)
+        go_on = stack.pause("kafka")
+        refused = load.refused()
+        wait_until(lambda: load.refused() > refused, "a refusal")
+        killed = stack.kill("api")
+        go_on()
+        stack.wait_back("api", killed)
+        load.more(200)
     world.check()

@@ -64,3 +64,12 @@ def test_a_sink_that_lost_its_dedupe_store_still_knows_what_was_counted(stack: S
         post(stack.url, world.ledger, first)
         load.more(EVENTS)
     world.check()
+
+
+def test_deltas_that_are_sent_twice_are_in_the_balances_once(stack: Stack, world: World) -> None:
+    with world.load() as load:
+        second = stack.start_sink("second", FAILPOINT="after_deltas:5")
+        wait_until(second.ended, "the failpoint")
+        load.more(EVENTS)
+    assert second.process.returncode == -signal.SIGKILL, stack.tails("second")
+    world.check()
