@@ -63,7 +63,7 @@ async def debug_metrics(services: Wired) -> Response:
         "# HELP openmeter_events Number of ingested events",
         "# TYPE openmeter_events counter",
         "# UNIT openmeter_events events",
-        *(f'openmeter_events_total{{subject="{_label(subject)}"}} {float(count)}' for subject, count in counts),
+        *(f'openmeter_events_total{{subject="{_label(subject)}"}} {count}.0' for subject, count in counts),
     ]
     return Response("\n".join(lines) + "\n", media_type="text/plain")
 
